@@ -1,0 +1,39 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+"""Ways round what is broken between today's releases of our dependencies."""
+import importlib.util
+from pathlib import Path
+
+import torch
+
+# Kept for the life of the process: dropping a Library removes its schemas.
+_TORCHVISION_SCHEMAS = None
+
+
+def define_missing_torchvision_ops() -> bool:
+    """Make ``import torchvision`` work where its compiled operators can't load.
+
+    The torchvision wheels of the package index are built against CUDA. On a
+    CPU build of torch their binary does not load, and the import dies on the
+    missing operator ``torchvision::nms``. Defining the schemas lets the Python
+    parts import; calling one of the operators still fails, as it should.
+
+    Returns:
+        bool: True if the schemas had to be defined, False if torchvision is
+        absent or its binary loads.
+    """
+    global _TORCHVISION_SCHEMAS
+    spec = importlib.util.find_spec('torchvision')
+    if spec is None or _TORCHVISION_SCHEMAS is not None:
+        return _TORCHVISION_SCHEMAS is not None
+    for folder in spec.submodule_search_locations:
+        for binary in Path(folder).glob('_C*.so'):
+            try:
+                torch.ops.load_library(str(binary))
+                return False
+            except OSError:
+                continue
+    library = torch.library.Library('torchvision', 'DEF')
+    for op in ('nms', 'qnms'):
+        library.define(f'{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+    _TORCHVISION_SCHEMAS = library
+    return True

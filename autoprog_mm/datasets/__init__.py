@@ -1,0 +1,10 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+from .mnist5k import MNIST5k
+from .seeded import SeededDataset, SeededSampler, seeded_dataloader
+from .transforms import (ProgressiveRandAugment, ProgressiveRandomErasing,
+                         ProgressiveRandomResizedCrop)
+
+__all__ = [
+    'MNIST5k', 'ProgressiveRandAugment', 'ProgressiveRandomErasing',
+    'ProgressiveRandomResizedCrop', 'SeededDataset', 'SeededSampler', 'seeded_dataloader'
+]

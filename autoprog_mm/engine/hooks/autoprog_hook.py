@@ -1,0 +1,485 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+import logging
+import os.path as osp
+from typing import List, Mapping, Optional
+
+import torch
+from mmengine.dist import get_dist_info, is_main_process
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.runner import EpochBasedTrainLoop
+from mmpretrain.datasets.transforms import RandAugment, RandomErasing
+from mmpretrain.registry import HOOKS, TASK_UTILS
+
+from ...datasets.pipelines import find_pipelines
+from ...datasets.seeded import draw_batches, seeded_dataloader
+from ...datasets.transforms import (ProgressiveRandAugment, ProgressiveRandomErasing,
+                                    ProgressiveRandomResizedCrop)
+from ...growth.schedule import REGULARIZERS, Stage, build_schedule, check_keys, check_scale
+from ...growth.scoring import stage_candidates
+from ...growth.search import OneShotSearch
+from ...growth.subnet import Subnet
+from ...models.data_preprocessor import ElasticDataPreprocessor
+from ...models.elastic import ElasticBackbone
+from ...utils import derive_seed, seed_step
+from ..checkpoint import pack, unpack
+from ..ledger import SCHEMA, Ledger
+from ..optimizers import MoGrowMixin
+
+RECORD_FILE = 'autoprog.json'
+
+
+@HOOKS.register_module()
+class AutoProgHook(Hook):
+    """Says when a stage begins, when a search runs, and what is recorded.
+
+    It needs an elastic backbone, a MoGrow optimizer wrapper, one
+    ``ProgressiveRandomResizedCrop`` in each training pipeline and, for a
+    search, ``ElasticDataPreprocessor``. It writes ``autoprog.json`` into the
+    work directory, and makes all randomness of training a function of the
+    seed and of where it is needed, so that a resumed run is exact.
+
+    Args:
+        num_stages (int): Number of stages K. 1 is the baseline: the full
+            network from the start, with the same record. Defaults to 4.
+        initial_scale (dict, optional): Share of the full ``depth`` and
+            ``resolution`` that the first stage runs, each in (0, 1]. One that
+            is left out does not grow.
+            Defaults to ``dict(depth=0.5, resolution=0.5)``.
+        regularization (dict, optional): Share of the full ``rand_augment``
+            magnitude, ``random_erasing`` probability and ``drop_path`` rate
+            that the first stage has, each in [0, 1]. One that is left out
+            keeps its full value.
+            Defaults to ``dict(rand_augment=0.5, random_erasing=0., drop_path=0.)``.
+        resolution_divisor (int): Resolutions are multiples of it, in pixels.
+            Defaults to 32.
+        search (dict | None): Config of the search that chooses each stage's
+            subnet. None is the manual schedule ("Prog").
+            Defaults to ``dict(type='OneShotSearch')``.
+
+    Raises:
+        ValueError: Before training, for any of these that can't work.
+    """
+
+    priority = 'LOW'
+
+    def __init__(self,
+                 num_stages: int = 4,
+                 initial_scale: Optional[Mapping[str, float]] = None,
+                 regularization: Optional[Mapping[str, float]] = None,
+                 resolution_divisor: int = 32,
+                 search: Optional[dict] = dict(type='OneShotSearch')) -> None:
+        if initial_scale is None:
+            initial_scale = dict(depth=0.5, resolution=0.5)
+        if regularization is None:
+            regularization = dict(rand_augment=0.5, random_erasing=0., drop_path=0.)
+        if isinstance(num_stages, bool) or not isinstance(num_stages, int) or num_stages < 1:
+            raise ValueError(
+                f'num_stages of AutoProgHook must be an int of at least 1, but got {num_stages!r}.')
+        check_keys('initial_scale of AutoProgHook', initial_scale, ('depth', 'resolution'))
+        check_keys('regularization of AutoProgHook', regularization, REGULARIZERS)
+        for name, scale in initial_scale.items():
+            check_scale(f'initial_scale.{name} of AutoProgHook', scale)
+        for name, scale in regularization.items():
+            check_scale(f'regularization.{name} of AutoProgHook', scale, allow_zero=True)
+        self.num_stages = num_stages
+        self.initial_scale = dict(initial_scale)
+        self.regularization = dict(regularization)
+        self.resolution_divisor = resolution_divisor
+        # A single stage has nothing to search.
+        self.search: Optional[OneShotSearch] = \
+            TASK_UTILS.build(search) if search is not None and num_stages > 1 else None
+
+        self.stages: List[Stage] = []
+        self._index = -1  # of the stage under way
+        self._searching = False
+        self._choice: Optional[Subnet] = None  # decided, in effect from the next epoch on
+        self._loaded: Optional[dict] = None
+
+    # ------------------------------------------------------------- run begins
+
+    def before_train(self, runner) -> None:
+        """Check that all parts fit together, and set them up.
+
+        Args:
+            runner (Runner): The runner.
+
+        Raises:
+            ValueError: If they don't.
+        """
+        if not isinstance(runner.train_loop, EpochBasedTrainLoop):
+            raise ValueError(
+                'AutoProgHook needs an EpochBasedTrainLoop, but train_cfg builds '
+                f'{type(runner.train_loop).__name__}. Use train_cfg=dict(by_epoch=True, '
+                'max_epochs=...).')
+        self.model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self.backbone = self._find_backbone(self.model)
+        self.optim_wrapper = runner.optim_wrapper
+        if not isinstance(self.optim_wrapper, MoGrowMixin):
+            raise ValueError(
+                'AutoProgHook needs optim_wrapper.type to be MoGrowOptimWrapper or '
+                f'AmpMoGrowOptimWrapper, but got {type(self.optim_wrapper).__name__}, which '
+                'cannot grow.')
+        self._find_transforms(runner.train_dataloader.dataset)
+        if self.search is not None and not isinstance(self.model.data_preprocessor,
+                                                      ElasticDataPreprocessor):
+            raise ValueError(
+                "A search resizes batches and needs data_preprocessor.type to be "
+                f"'ElasticDataPreprocessor', but got "
+                f'{type(self.model.data_preprocessor).__name__}. Set it, or search=None.')
+        self._build_schedule(runner.max_epochs)
+        self._warn_of_accumulation(runner)
+
+        rank, _ = get_dist_info()
+        self.seed = runner.seed
+        runner.train_loop.dataloader, self.sampler = seeded_dataloader(
+            runner.train_dataloader, self.seed, rank)
+        self.backbone.min_depth = self.stages[0].subnet.depth
+        self.ledger = Ledger(type(self.backbone).__name__, self.backbone.full_subnet)
+        if self._loaded is not None:
+            self._resume(self._loaded)
+            self._loaded = None
+        self._record_path = osp.join(runner.work_dir, RECORD_FILE)
+        self.ledger.open()
+
+    @staticmethod
+    def _find_backbone(model: torch.nn.Module) -> ElasticBackbone:
+        backbone = getattr(model, 'backbone', None)
+        if not isinstance(backbone, ElasticBackbone):
+            raise ValueError(
+                'AutoProgHook needs an elastic model.backbone, such as ElasticDeiT, but got '
+                f'{type(backbone).__name__}.')
+        return backbone
+
+    def _find_transforms(self, dataset: torch.utils.data.Dataset) -> None:
+        self._crops, self._rand_augments, self._erasings = [], [], []
+        full = self.backbone.full_subnet.resolution
+        for pipeline in find_pipelines(dataset):
+            crops = [t for t in pipeline if isinstance(t, ProgressiveRandomResizedCrop)]
+            if len(crops) != 1:
+                raise ValueError(
+                    f'Each training pipeline needs exactly one ProgressiveRandomResizedCrop, but '
+                    f'train_dataloader.dataset.pipeline has {len(crops)} among '
+                    f'{[type(t).__name__ for t in pipeline]}. Use it in place of '
+                    'RandomResizedCrop.')
+            if crops[0].full_resolution != full:
+                raise ValueError(
+                    f'scale of ProgressiveRandomResizedCrop ({crops[0].full_resolution}) must be '
+                    f'img_size of the backbone ({full}).')
+            self._crops += crops
+            self._rand_augments += [t for t in pipeline if isinstance(t, ProgressiveRandAugment)]
+            self._erasings += [t for t in pipeline if isinstance(t, ProgressiveRandomErasing)]
+            for stock, name in ((RandAugment, 'rand_augment'), (RandomErasing, 'random_erasing')):
+                if self.num_stages > 1 and self.regularization.get(name, 1) != 1 and \
+                        any(type(t) is stock for t in pipeline):
+                    print_log(
+                        f'{stock.__name__} in the training pipeline does not follow the stages; '
+                        f'use Progressive{stock.__name__}, or regularization.{name}=1.',
+                        logger='current',
+                        level=logging.WARNING)
+
+    def _build_schedule(self, max_epochs: int) -> None:
+        full_regularization = dict(drop_path=self.backbone.drop_path_rate)
+        for name, transforms, attribute in (
+            ('rand_augment', self._rand_augments, 'magnitude_level'),
+            ('random_erasing', self._erasings, 'erase_prob')):
+            values = {getattr(transform, attribute) for transform in transforms}
+            if len(values) > 1:
+                raise ValueError(
+                    f'All training pipelines must have the same {attribute}, but got '
+                    f'{sorted(values)}.')
+            if values:
+                full_regularization[name] = values.pop()
+        self.stages = build_schedule(
+            self.num_stages,
+            max_epochs,
+            self.backbone.full_subnet,
+            self.initial_scale,
+            regularization=self.regularization,
+            full_regularization=full_regularization,
+            resolution_divisor=self.resolution_divisor
+            if self.num_stages > 1 else self.backbone.resolution_step)
+        patch = self.backbone.resolution_step
+        for stage in self.stages:
+            if stage.subnet.resolution % patch:
+                raise ValueError(
+                    f'Stage {stage.index} would run at resolution {stage.subnet.resolution}, '
+                    f'which the patch size ({patch}) does not divide; set resolution_divisor '
+                    f'of AutoProgHook ({self.resolution_divisor}) to a multiple of {patch}.')
+        if self.search is not None:
+            for stage in self.stages[:-1]:
+                length = stage.end_epoch - stage.begin_epoch
+                if self.search.epochs > length:
+                    raise ValueError(
+                        f'search.epochs ({self.search.epochs}) must not exceed the length of a '
+                        f'stage, but stage {stage.index} has {length} epochs. Lower it, or '
+                        'num_stages, or raise max_epochs.')
+
+    def _warn_of_accumulation(self, runner) -> None:
+        every, steps = self.optim_wrapper._accumulative_counts, len(runner.train_dataloader)
+        if steps % every:
+            print_log(
+                f'accumulative_counts ({every}) does not divide the {steps} steps of an epoch: '
+                'gradients are carried over from one epoch to the next, and a resumed run, which '
+                'has lost them, will differ slightly.',
+                logger='current',
+                level=logging.WARNING)
+
+    # ----------------------------------------------------------------- epochs
+
+    def before_train_epoch(self, runner) -> None:
+        """Put a decision into effect, begin a stage, get a search ready.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        self.ledger.switch('train')
+        epoch = runner.epoch
+        stage = next(s for s in self.stages if s.begin_epoch <= epoch < s.end_epoch)
+        if self._choice is not None:
+            self._settle(self._choice)
+            self._choice = None
+        if stage.index != self._index:
+            self._begin_stage(stage)
+        self._set_strength(self.stages[-1] if self._searching else stage)
+        for crop in self._crops:
+            crop.resolution = self.backbone.subnet.resolution
+        if self._searching and not self.search.has_batches:
+            with self.ledger.on('search'):
+                self._prepare_search(runner, stage)
+        self.sampler.set_epoch(epoch)
+        self._eval_steps = self.search.evaluation_steps(
+            epoch - stage.begin_epoch, len(runner.train_dataloader)) if self._searching else []
+        runner.message_hub.update_info('stage', stage.index)
+        self.ledger.switch('data')
+
+    def _begin_stage(self, stage: Stage) -> None:
+        self._index = stage.index
+        current = self.backbone.subnet
+        if self.search is None:
+            candidates = [stage.subnet]
+        else:
+            candidates = stage_candidates(self.stages, stage.index, current)
+        self._searching = len(candidates) > 1
+        # While a search goes on, its deepest candidate is awake, and the
+        # pipeline delivers the largest resolution.
+        target = Subnet(
+            max(c.depth for c in candidates), max(c.resolution for c in candidates))
+        grows = stage.index > 0 and target != current
+        operator = type(self.optim_wrapper.growth_operator).__name__ if grows else None
+        self.ledger.begin_stage(stage, target, operator)
+        if stage.index == 0:
+            self._settle(target)
+        elif grows:
+            with self.ledger.on('growth'):
+                seed_step(derive_seed(self.seed, 'growth', stage.index))
+                self.optim_wrapper.grow(self.backbone, target)
+        if self._searching:
+            self.search.start(candidates)
+        print_log(
+            f'Stage {stage.index + 1}/{len(self.stages)}, epochs {stage.begin_epoch + 1} to '
+            f'{stage.end_epoch}: ' +
+            (f'grew from {_text(current)} to {_text(target)} with {operator}. '
+             if grows else f'runs {_text(target)}. ') +
+            (f'Searching among {", ".join(map(_text, candidates))}.' if self._searching else ''),
+            logger='current')
+        self._write_record()
+
+    def _settle(self, subnet: Subnet) -> None:
+        self.optim_wrapper.settle(self.backbone, subnet)
+
+    def _set_strength(self, stage: Stage) -> None:
+        strength = stage.regularization
+        self.backbone.drop_path_rate = strength['drop_path']
+        for transform in self._rand_augments:
+            transform.magnitude_level = strength['rand_augment']
+        for transform in self._erasings:
+            transform.erase_prob = strength['random_erasing']
+
+    def _prepare_search(self, runner, stage: Stage) -> None:
+        loader = runner.train_dataloader
+        rank, world_size = get_dist_info()
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, 'scoring', stage.index))
+        order = torch.randperm(len(loader.dataset), generator=generator).tolist()
+        batch_size = loader.batch_size or loader.batch_sampler.batch_size
+        num_samples = batch_size * min(self.search.eval_batches, len(loader))
+        self.search.hold_batches(
+            draw_batches(loader, self.sampler, order[rank::world_size][:num_samples], 'scoring',
+                         stage.index))
+        if not self.search.losses[0]:
+            self.search.evaluate(self.model, self.optim_wrapper)
+
+    def after_train_epoch(self, runner) -> None:
+        """Decide, if this was a search's last epoch, before it is saved.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        self.ledger.switch('train')
+        if self._searching:
+            self.backbone.activate(None)
+            self.model.data_preprocessor.resolution = None
+            if runner.epoch + 1 == self.stages[self._index].begin_epoch + self.search.epochs:
+                with self.ledger.on('search'):
+                    self._decide()
+        self._write_record()
+
+    def _decide(self) -> None:
+        self._choice, record = self.search.decide(self.model, self.optim_wrapper)
+        self._searching = False
+        self.ledger.decide(self._choice, record)
+        lines = [
+            f'  {_text(Subnet(c["depth"], c["resolution"]))}  loss {c["loss"]:.4f}  '
+            f'{c["flops"] / 1e9:.4g} GFLOPs' +
+            (f'  {c["time"] * 1e3:.2f} ms' if c['time'] is not None else '') +
+            f'  score {c["score"]:.4g}{"  <- chosen" if c["chosen"] else ""}'
+            for c in record['candidates']
+        ]
+        print_log(
+            f'Search of stage {self._index + 1}, w = {record["w"]:.4f}:\n' + '\n'.join(lines),
+            logger='current')
+
+    # ------------------------------------------------------------------ steps
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        """Derive the step's randomness, and in a search its subnet.
+
+        Args:
+            runner (Runner): The runner.
+            batch_idx (int): Index of the step in its epoch.
+            data_batch (dict, optional): Not used.
+        """
+        self.ledger.switch('train')
+        if self._searching:
+            candidate = self.search.draw(self.seed, runner.iter)
+            self.backbone.activate(candidate)
+            self.model.data_preprocessor.resolution = candidate.resolution
+        rank, _ = get_dist_info()
+        seed_step(derive_seed(self.seed, 'step', runner.iter, rank))
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Score the candidates of a search, when it is time.
+
+        Args:
+            runner (Runner): The runner.
+            batch_idx (int): Index of the step in its epoch.
+            data_batch (dict, optional): Not used.
+            outputs (dict, optional): Not used.
+        """
+        if batch_idx + 1 in self._eval_steps:
+            with self.ledger.on('search'):
+                self.search.evaluate(self.model, self.optim_wrapper)
+        self.ledger.switch('data')
+
+    # ------------------------------------------------------ validation, end
+
+    def before_val(self, runner) -> None:
+        """Book on validation, in a run that trains.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        if hasattr(self, 'ledger'):
+            self.ledger.switch('val')
+            runner.message_hub.update_scalar('val/train_seconds', self.ledger.train_seconds)
+
+    def after_val(self, runner) -> None:
+        """Book on training again.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        if hasattr(self, 'ledger'):
+            self.ledger.switch('train')
+
+    def after_train(self, runner) -> None:
+        """Finish the record.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        self.ledger.finished = True
+        self.ledger.close()
+        self._write_record()
+
+    def _write_record(self) -> None:
+        if is_main_process():
+            self.ledger.write(self._record_path)
+
+    # ------------------------------------------------------------ checkpoints
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Save the hook's state, and make the whole checkpoint plain.
+
+        Args:
+            runner (Runner): The runner.
+            checkpoint (dict): What is about to be saved.
+        """
+        checkpoint['autoprog'] = dict(
+            schema=SCHEMA,
+            stages=self._schedule_as_lists(),
+            sampler_seed=getattr(self.sampler.sampler, 'seed', None),
+            index=self._index,
+            subnet=_as_list(self.backbone.subnet),
+            choice=_as_list(self._choice),
+            searching=self._searching,
+            search=None if self.search is None else self.search.state_dict(),
+            ledger=self.ledger.state_dict())
+        pack(checkpoint)
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Make the checkpoint mmengine's again; on resume, take the hook's state.
+
+        Args:
+            runner (Runner): The runner.
+            checkpoint (dict): What was loaded.
+
+        Raises:
+            ValueError: On resume, if the checkpoint has no such state.
+        """
+        unpack(checkpoint)
+        if not runner._resume:
+            return
+        if 'autoprog' not in checkpoint:
+            raise ValueError(
+                'The checkpoint to resume from was saved without AutoProgHook, so what was awake '
+                'is not known. Use load_from without resume to start from its weights.')
+        self._loaded = checkpoint['autoprog']
+
+    def _resume(self, state: dict) -> None:
+        if state['schema'] != SCHEMA:
+            raise ValueError(
+                f'The checkpoint has AutoProg state of schema {state["schema"]}; this version '
+                f'reads schema {SCHEMA}.')
+        mine = self._schedule_as_lists()
+        if state['stages'] != mine:
+            raise ValueError(
+                'The checkpoint was made with another schedule. Stages as [begin epoch, end '
+                f'epoch, depth, resolution]: {state["stages"]} there, {mine} here. Resume with '
+                'the same num_stages, initial_scale, max_epochs and model.')
+        if (state['search'] is None) != (self.search is None):
+            raise ValueError(
+                f'The checkpoint was made {"without" if self.search else "with"} a search and '
+                f'AutoProgHook now has {"one" if self.search else "search=None"}; set the same.')
+        if state['sampler_seed'] is not None:
+            self.sampler.sampler.seed = state['sampler_seed']
+        self._index = state['index']
+        self._searching = state['searching']
+        self._choice = Subnet(*state['choice']) if state['choice'] else None
+        if self.search is not None:
+            self.search.load_state_dict(state['search'])
+        self.ledger.load_state_dict(state['ledger'])
+        self.ledger.finished = False
+        self._settle(Subnet(*state['subnet']))
+
+    def _schedule_as_lists(self) -> List[List[int]]:
+        return [[s.begin_epoch, s.end_epoch, *_as_list(s.subnet)] for s in self.stages]
+
+
+def _as_list(subnet: Optional[Subnet]) -> Optional[List[int]]:
+    return None if subnet is None else [subnet.depth, subnet.resolution]
+
+
+def _text(subnet: Subnet) -> str:
+    return f'depth {subnet.depth} at {subnet.resolution} px'

@@ -1,0 +1,182 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+"""What the command-line tools share: from arguments to a config that can run here."""
+import argparse
+import logging
+import os
+import os.path as osp
+import warnings
+from typing import Iterator, Sequence, Tuple
+
+import torch.distributed
+from mmengine.config import Config, ConfigDict
+from mmengine.device import get_device
+from mmengine.logging import print_log
+from mmpretrain.datasets import CustomDataset
+from mmpretrain.registry import DATASETS
+
+AMP_TYPES = {
+    'OptimWrapper': 'AmpOptimWrapper',
+    'MoGrowOptimWrapper': 'AmpMoGrowOptimWrapper',
+}
+_DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
+
+def prepare_config(cfg: Config, args: argparse.Namespace) -> Config:
+    """Merge the command line into a config and adapt it to this machine.
+
+    Args:
+        cfg (Config): The config as read from its file; changed in place.
+        args (Namespace): Of ``tools/train.py`` or ``tools/test.py``.
+
+    Returns:
+        Config: ``cfg``.
+    """
+    cfg.launcher = args.launcher
+    # Priority: command line, then the file's work_dir, then the file's name.
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = osp.join('./work_dirs', osp.splitext(osp.basename(args.config))[0])
+
+    if getattr(args, 'no_validate', False):
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    if getattr(args, 'auto_scale_lr', False):
+        if not cfg.get('auto_scale_lr'):
+            raise ValueError(
+                '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config.')
+        cfg.auto_scale_lr.enable = True
+    resume = getattr(args, 'resume', None)
+    if resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if resume == 'auto' else resume
+
+    for name in _DATALOADERS:
+        if cfg.get(name) is None:
+            continue
+        defaults = dict(pin_memory=True, collate_fn=dict(type='default_collate'))
+        if cfg[name].get('num_workers', 0) > 0:
+            defaults['persistent_workers'] = True
+        cfg[name] = ConfigDict({**defaults, **cfg[name]})
+        if args.no_pin_memory:
+            cfg[name].pin_memory = False
+        if getattr(args, 'no_persistent_workers', False):
+            cfg[name].persistent_workers = False
+
+    if args.cfg_options is not None:
+        for key in args.cfg_options:
+            if key.split('.')[0] not in cfg:
+                warnings.warn(
+                    f'--cfg-options {key}: the config has no key "{key.split(".")[0]}" yet. It is '
+                    'added; check its spelling.')
+        cfg.merge_from_dict(args.cfg_options)
+        for name in _DATALOADERS:  # which may now have no workers
+            if cfg.get(name) is not None and cfg[name].get('num_workers', 0) == 0:
+                cfg[name].persistent_workers = False
+
+    if args.amp:
+        _enable_amp(cfg)
+    if get_device() == 'cpu':
+        _fall_back_to_cpu(cfg)
+    return cfg
+
+
+def _enable_amp(cfg: Config) -> None:
+    wrapper = cfg.get('optim_wrapper')
+    if wrapper is None or 'checkpoint' in cfg:
+        return
+    kind = wrapper.get('type', 'OptimWrapper')
+    if kind in AMP_TYPES.values():
+        return
+    if kind not in AMP_TYPES:
+        raise ValueError(
+            f'--amp needs optim_wrapper.type to be one of {sorted(AMP_TYPES)}, but got {kind!r}.')
+    wrapper.type = AMP_TYPES[kind]
+    wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def _fall_back_to_cpu(cfg: Config) -> None:
+    """Replace what needs an accelerator, with a warning each."""
+
+    def warn(what: str) -> None:
+        print_log(f'There is no accelerator here: {what}.', 'current', logging.WARNING)
+
+    wrapper = cfg.get('optim_wrapper')
+    full_precision = {amp: full for full, amp in AMP_TYPES.items()}
+    if wrapper is not None and wrapper.get('type') in full_precision:
+        amp = wrapper.type
+        wrapper.type = full_precision[amp]
+        for key in ('dtype', 'loss_scale', 'use_fsdp'):
+            wrapper.pop(key, None)
+        warn(f'training in float32 with {wrapper.type} instead of {amp}')
+    if cfg.get('test_cfg') and cfg.test_cfg.pop('fp16', False):
+        warn('testing in float32')
+    if cfg.get('sync_bn') is not None:
+        cfg.sync_bn = None
+        warn('BatchNorm is not synchronised')
+    for name in _DATALOADERS:
+        if cfg.get(name) is not None:
+            cfg[name].pin_memory = False
+    if cfg.launcher == 'pytorch' and not torch.distributed.is_initialized():
+        # mmengine's own launcher would ask CUDA for a device.
+        torch.distributed.init_process_group(backend='gloo')
+        os.environ.setdefault('LOCAL_RANK', '0')
+        warn(f'rank {torch.distributed.get_rank()} of {torch.distributed.get_world_size()} '
+             'communicates through gloo')
+
+
+def check_datasets(cfg: Config, dataloaders: Sequence[str]) -> None:
+    """Raise a ValueError if a dataset's folder is missing or has no images.
+
+    Args:
+        cfg (Config): The config.
+        dataloaders (Sequence[str]): Names of the dataloaders to look at.
+
+    Raises:
+        ValueError: Names the key, the folder and what is expected there.
+    """
+    for name in dataloaders:
+        if cfg.get(name) is not None:
+            for key, dataset in _leaf_datasets(f'{name}.dataset', cfg[name].dataset):
+                _check_folder(key, dataset)
+
+
+def _leaf_datasets(key: str, dataset: dict) -> Iterator[Tuple[str, dict]]:
+    if isinstance(dataset.get('datasets'), (list, tuple)):
+        for i, part in enumerate(dataset['datasets']):
+            yield from _leaf_datasets(f'{key}.datasets.{i}', part)
+    elif isinstance(dataset.get('dataset'), dict):
+        yield from _leaf_datasets(f'{key}.dataset', dataset['dataset'])
+    else:
+        yield key, dataset
+
+
+def _check_folder(key: str, dataset: dict) -> None:
+    kind = DATASETS.get(dataset['type']) if isinstance(dataset['type'], str) else dataset['type']
+    root = dataset.get('data_root') or ''
+    prefix = dataset.get('data_prefix') or dataset.get('split') or ''
+    if isinstance(prefix, dict):
+        prefix = prefix.get('img_path', '')
+    if kind is None or not issubclass(kind, CustomDataset) or '://' in root + prefix:
+        return
+    fix = (f'Put the data there, or point to it with --cfg-options {key}.data_root=... '
+           '(for ImageNet: a folder with train/ and val/, one folder a class in each).')
+    if root and not osp.isdir(root):
+        raise ValueError(f'{key}.data_root: there is no folder {root!r}. {fix}')
+    annotations = dataset.get('ann_file')
+    if annotations:
+        path = osp.join(root, annotations)
+        if not osp.isfile(path):
+            raise ValueError(f'{key}.ann_file: there is no file {path!r}.')
+        if osp.getsize(path) == 0:
+            raise ValueError(f'{key}.ann_file: the file {path!r} is empty.')
+    folder = osp.join(root, prefix)
+    if not osp.isdir(folder):
+        raise ValueError(f'{key}: there is no folder {folder!r}. {fix}')
+    extensions = tuple(
+        dataset.get('extensions') or getattr(kind, 'IMG_EXTENSIONS', None)
+        or ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif'))
+    if not any(
+            file.lower().endswith(extensions) for _, _, files in os.walk(folder)
+            for file in files):
+        raise ValueError(
+            f'{key}: the folder {folder!r} has no images ({", ".join(extensions)}). {fix}')

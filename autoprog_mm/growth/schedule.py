@@ -1,0 +1,145 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+"""When a run's stages begin, and how large and how regularised each one is."""
+from dataclasses import dataclass, field
+from typing import Dict, List, Mapping, Optional, Union
+
+import numpy as np
+
+from .subnet import Subnet
+
+REGULARIZERS = ('rand_augment', 'random_erasing', 'drop_path')
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a schedule.
+
+    Args:
+        index (int): Place in the schedule, from 0.
+        begin_epoch (int): First epoch of the stage.
+        end_epoch (int): First epoch after it.
+        subnet (Subnet): What the manual schedule runs.
+        regularization (dict): Strength of each scheduled regulariser.
+    """
+
+    index: int
+    begin_epoch: int
+    end_epoch: int
+    subnet: Subnet
+    regularization: Dict[str, float] = field(default_factory=dict)
+
+
+def round_to(value: float, divisor: int) -> int:
+    """Round to a multiple of ``divisor``, never losing more than a tenth.
+
+    Args:
+        value (float): What to round.
+        divisor (int): The result is a positive multiple of it.
+
+    Returns:
+        int: The rounded value.
+    """
+    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * value else rounded
+
+
+def _scales(initial_scale: float, num_stages: int) -> List[float]:
+    # The last stage is the full network, also when it is the only one.
+    return [float(s) for s in np.linspace(initial_scale, 1, num_stages)[:-1]] + [1.0]
+
+
+def check_scale(name: str, scale: float, allow_zero: bool = False) -> None:
+    """Raise a ValueError unless ``scale`` is a number in (0, 1], or [0, 1]."""
+    number = isinstance(scale, (int, float)) and not isinstance(scale, bool)
+    if not number or not (0 < scale <= 1 or (allow_zero and scale == 0)):
+        raise ValueError(
+            f'{name} must be a number in {"[" if allow_zero else "("}0, 1], but got {scale!r}. '
+            'It is the first stage\'s share of the full value; 1 switches growth of it off.')
+
+
+def check_keys(name: str, given: Mapping, allowed) -> None:
+    """Raise a ValueError if ``given`` has a key that is not in ``allowed``."""
+    unknown = sorted(set(given) - set(allowed))
+    if unknown:
+        raise ValueError(
+            f'{name} got unknown keys {unknown}; it takes {sorted(allowed)}.')
+
+
+def build_schedule(num_stages: int,
+                   max_epochs: int,
+                   full: Union[Subnet, Mapping[str, int]],
+                   initial_scale: Mapping[str, float],
+                   regularization: Optional[Mapping[str, float]] = None,
+                   full_regularization: Optional[Mapping[str, float]] = None,
+                   resolution_divisor: int = 32) -> List[Stage]:
+    """The manual schedule ("Prog"), which is the frame of the search, too.
+
+    Stage i of K starts at epoch ``floor(i * max_epochs / K)``. A quantity of
+    full value m and initial scale s gets ``linspace(s, 1, K)[i] * m``; see
+    the AutoProg paper, section 3.1.
+
+    Args:
+        num_stages (int): Number of stages K. 1 gives the full network from
+            the start.
+        max_epochs (int): Epochs of the whole run.
+        full (Subnet | dict): Depth and resolution of the full network.
+        initial_scale (dict): Keys ``depth`` and ``resolution``: the share of
+            the full value that the first stage runs, each in (0, 1]. One that
+            is left out does not grow.
+        regularization (dict, optional): The same for ``rand_augment``,
+            ``random_erasing`` and ``drop_path``, each in [0, 1]. Defaults to
+            None: no regulariser is scheduled.
+        full_regularization (dict, optional): The full value of each of those;
+            one that is not in here is not scheduled. Defaults to None.
+        resolution_divisor (int): Resolutions are multiples of it.
+            Defaults to 32.
+
+    Returns:
+        list[Stage]: The stages in order; the last one is the full network.
+
+    Raises:
+        ValueError: For a scale outside its range, an unknown key, more stages
+            than epochs or a full resolution that the divisor does not divide.
+    """
+    if not isinstance(full, Subnet):
+        full = Subnet(**full)
+    for name, value in (('num_stages', num_stages), ('max_epochs', max_epochs),
+                        ('resolution_divisor', resolution_divisor)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f'{name} must be a positive int, but got {value!r}.')
+    if num_stages > max_epochs:
+        raise ValueError(
+            f'num_stages ({num_stages}) must not exceed max_epochs ({max_epochs}): each stage '
+            'needs an epoch. Lower num_stages of AutoProgHook or raise train_cfg.max_epochs.')
+    check_keys('initial_scale', initial_scale, ('depth', 'resolution'))
+    for name, scale in initial_scale.items():
+        check_scale(f'initial_scale.{name}', scale)
+    regularization = dict(regularization or {})
+    check_keys('regularization', regularization, REGULARIZERS)
+    for name, scale in regularization.items():
+        check_scale(f'regularization.{name}', scale, allow_zero=True)
+    if full.resolution % resolution_divisor:
+        raise ValueError(
+            f'resolution_divisor ({resolution_divisor}) must divide the full resolution '
+            f'({full.resolution}); choose a multiple of the patch size that does.')
+
+    depth_scales = _scales(initial_scale.get('depth', 1), num_stages)
+    resolution_scales = _scales(initial_scale.get('resolution', 1), num_stages)
+    stages = []
+    for i in range(num_stages):
+        strength = {}
+        for name, full_value in (full_regularization or {}).items():
+            value = max(0., _scales(regularization.get(name, 1), num_stages)[i] * full_value)
+            strength[name] = round(value) if name == 'rand_augment' else value
+        stages.append(
+            Stage(
+                index=i,
+                begin_epoch=i * max_epochs // num_stages,
+                end_epoch=(i + 1) * max_epochs // num_stages,
+                subnet=Subnet(
+                    depth=min(full.depth, round_to(depth_scales[i] * full.depth, 1)),
+                    resolution=min(
+                        full.resolution,
+                        round_to(resolution_scales[i] * full.resolution, resolution_divisor))),
+                regularization=strength))
+    return stages

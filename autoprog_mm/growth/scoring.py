@@ -1,0 +1,108 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+"""Which subnets a search compares, when it looks at them, and how it chooses."""
+import math
+from typing import List, Sequence, Tuple
+
+from .schedule import Stage
+from .subnet import Subnet
+
+# Scores closer than this, relatively, are a tie: rounding must not decide.
+_TIE = 1e-9
+
+
+def stage_candidates(stages: Sequence[Stage], index: int, current: Subnet) -> List[Subnet]:
+    """The subnets that the search of stage ``index`` compares.
+
+    In stage 0 these are all pairs of the first, the middle and the last of
+    the schedule's distinct depths and resolutions. Later it is the current
+    value, so that not growing is a choice, with the next two distinct depths
+    and the next distinct resolution.
+
+    Args:
+        stages (Sequence[Stage]): The schedule.
+        index (int): Which stage begins.
+        current (Subnet): What ran until now; not looked at in stage 0.
+
+    Returns:
+        list[Subnet]: The candidates, shallow and small ones first. A single
+        one means that there is nothing to search.
+    """
+    depths = sorted({stage.subnet.depth for stage in stages})
+    resolutions = sorted({stage.subnet.resolution for stage in stages})
+    if index == len(stages) - 1:
+        return [stages[-1].subnet]
+    if index == 0:
+        depths = sorted({depths[0], depths[len(depths) // 2], depths[-1]})
+        resolutions = sorted({resolutions[0], resolutions[len(resolutions) // 2], resolutions[-1]})
+    else:
+        depths = [current.depth] + [d for d in depths if d > current.depth][:2]
+        resolutions = ([current.resolution] +
+                       [r for r in resolutions if r > current.resolution][:1])
+    return [Subnet(depth, resolution) for depth in depths for resolution in resolutions]
+
+
+def evaluation_steps(num_steps: int, num_evals: int) -> List[int]:
+    """After how many steps of an epoch to evaluate, evenly, the last included.
+
+    Args:
+        num_steps (int): Steps of the epoch.
+        num_evals (int): How often to evaluate; more often than every step is
+            every step.
+
+    Returns:
+        list[int]: Ascending numbers of finished steps.
+    """
+    return sorted({math.ceil(num_steps * k / num_evals) for k in range(1, num_evals + 1)})
+
+
+def choose(times: Sequence[float],
+           losses: Sequence[float],
+           fallback_w: float = 0.) -> Tuple[int, float]:
+    """Choose the candidate that is furthest below the trend of loss over cost.
+
+    Fits ``L = a * T ** -w`` by least squares in log space, w clipped at 0, and
+    takes the least ``L * T ** w`` (AutoProg paper, section 3.4).
+
+    Args:
+        times (Sequence[float]): Cost T of each candidate, above 0, any unit.
+        losses (Sequence[float]): Loss L of each candidate. One that is not
+            finite never wins.
+        fallback_w (float): The exponent to use where a fit isn't possible,
+            with fewer than three finite candidates or fewer than two costs.
+            Defaults to 0, which trades no accuracy for speed.
+
+    Returns:
+        tuple[int, float]: Index of the choice, and w. Ties go to the cheaper.
+
+    Raises:
+        ValueError: If the lengths differ, a cost is not positive and finite,
+            or no loss is finite.
+    """
+    if len(times) != len(losses) or not times:
+        raise ValueError(
+            f'times and losses must be of one length above 0, but got {len(times)} and '
+            f'{len(losses)}.')
+    bad = [t for t in times if not (math.isfinite(t) and t > 0)]
+    if bad:
+        raise ValueError(f'times must be positive and finite, but got {bad}.')
+    finite = [i for i, loss in enumerate(losses) if math.isfinite(loss)]
+    if not finite:
+        raise ValueError(
+            f'No candidate has a finite loss ({list(losses)}): training has diverged. '
+            'Lower the learning rate, clip gradients, or resume from an earlier checkpoint.')
+    log_t = {i: math.log(times[i]) for i in finite}
+    # A loss of exactly 0 has no logarithm; it is the best there can be.
+    log_l = {i: math.log(max(losses[i], 1e-300)) for i in finite}
+
+    w = fallback_w
+    mean_t = sum(log_t.values()) / len(finite)
+    mean_l = sum(log_l.values()) / len(finite)
+    spread = sum((log_t[i] - mean_t)**2 for i in finite)
+    if len(finite) >= 3 and max(log_t.values()) - min(log_t.values()) > _TIE:
+        slope = sum((log_t[i] - mean_t) * (log_l[i] - mean_l) for i in finite) / spread
+        w = max(0., -slope)
+
+    score = {i: log_l[i] + w * log_t[i] for i in finite}
+    least = min(score.values())
+    ties = [i for i in finite if score[i] - least <= _TIE]
+    return min(ties, key=lambda i: times[i]), w

@@ -1,0 +1,268 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+import time
+from contextlib import contextmanager
+from statistics import median
+from typing import Dict, Iterator, List, Sequence, Tuple
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from mmengine.dist import all_reduce, broadcast_object_list, get_rank
+from mmpretrain.registry import TASK_UTILS
+
+from ..utils import derive_seed, resize_batch
+from .scoring import choose, evaluation_steps
+from .subnet import Subnet
+
+COSTS = ('time', 'flops')
+_TIMED_STEPS = 5
+
+
+@TASK_UTILS.register_module()
+class OneShotSearch:
+    """Chooses a stage's subnet by training all candidates as one supernet.
+
+    For ``epochs`` epochs each step trains a candidate drawn at random, all
+    ranks the same one. Their losses on the same training batches are measured
+    now and then with the first momentum copy, and the candidate furthest below
+    the trend of loss over cost wins (AutoProg paper, section 3.4).
+
+    Args:
+        epochs (int): Epochs of supernet training at the start of each stage
+            but the last. Defaults to 2.
+        eval_batches (int): Training batches that candidates are scored on, per
+            rank; at most one epoch's worth. Defaults to 50.
+        evals (Sequence[int]): How often to score in the first epoch and in
+            each later one, besides the one at the start. Defaults to (1, 4).
+        cost (str): ``'time'``, the median time of a forward and backward step
+            on rank 0, or ``'flops'``, which is the same in every run.
+            Defaults to ``'time'``.
+
+    Raises:
+        ValueError: For a number below 1 or an unknown cost.
+    """
+
+    def __init__(self,
+                 epochs: int = 2,
+                 eval_batches: int = 50,
+                 evals: Sequence[int] = (1, 4),
+                 cost: str = 'time') -> None:
+        if not isinstance(evals, Sequence) or isinstance(evals, str) or len(evals) != 2:
+            raise ValueError(
+                f'search.evals must be two ints, evaluations in the first and in each later '
+                f'epoch, but got {evals!r}.')
+        for name, value in (('epochs', epochs), ('eval_batches', eval_batches),
+                            ('evals[0]', evals[0]), ('evals[1]', evals[1])):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f'search.{name} must be an int of at least 1, but got {value!r}.')
+        if cost not in COSTS:
+            raise ValueError(f'search.cost must be one of {COSTS}, but got {cost!r}.')
+        self.epochs = epochs
+        self.eval_batches = eval_batches
+        self.evals = tuple(evals)
+        self.cost = cost
+        # The exponent of the last fit; it stands where a later one can't be made.
+        self.w = 0.
+        self.candidates: List[Subnet] = []
+        self.losses: List[List[float]] = []
+        self._batches: List[Tuple[torch.Tensor, torch.Tensor]] = []
+
+    def start(self, candidates: Sequence[Subnet]) -> None:
+        """Begin the search of a stage.
+
+        Args:
+            candidates (Sequence[Subnet]): At least two.
+        """
+        self.candidates = list(candidates)
+        self.losses = [[] for _ in candidates]
+        self._batches = []
+
+    def state_dict(self) -> dict:
+        """dict: All that a resumed search needs, in plain types."""
+        return dict(
+            w=self.w,
+            candidates=[[c.depth, c.resolution] for c in self.candidates],
+            losses=[list(losses) for losses in self.losses])
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take up what :meth:`state_dict` gave."""
+        self.start([Subnet(*c) for c in state['candidates']])
+        self.losses = [list(losses) for losses in state['losses']]
+        self.w = state['w']
+
+    def draw(self, seed: int, step: int) -> Subnet:
+        """The candidate that step ``step`` trains, the same on all ranks."""
+        return self.candidates[derive_seed(seed, 'subnet', step) % len(self.candidates)]
+
+    def evaluation_steps(self, epoch: int, num_steps: int) -> List[int]:
+        """After which steps of the search's epoch ``epoch`` to evaluate."""
+        return evaluation_steps(num_steps, self.evals[0] if epoch == 0 else self.evals[1])
+
+    # ------------------------------------------------------------- evaluation
+
+    @property
+    def has_batches(self) -> bool:
+        """bool: Whether the scoring batches are held."""
+        return bool(self._batches)
+
+    def hold_batches(self, batches: Sequence[dict]) -> None:
+        """Keep the batches to score on, as they come from the loader.
+
+        Args:
+            batches (Sequence[dict]): Collated training batches: ``inputs`` of
+                shape (B, C, H, W) or a list of (C, H, W), and ``data_samples``
+                with one ``gt_label`` each.
+        """
+        for batch in batches:
+            inputs = batch['inputs']
+            images = inputs if isinstance(inputs, torch.Tensor) else torch.stack(list(inputs))
+            labels = [sample.gt_label for sample in batch['data_samples']]
+            if any(label.numel() != 1 for label in labels):
+                raise ValueError(
+                    'OneShotSearch scores candidates by cross-entropy and needs one label an '
+                    f'image, but got {labels[0].tolist()}; use search=None.')
+            self._batches.append((images, torch.cat([label.view(1) for label in labels])))
+
+    def evaluate(self, model: nn.Module, optim_wrapper) -> List[float]:
+        """Score all candidates once and add the losses to :attr:`losses`.
+
+        Nothing is disturbed: the momentum weights go through
+        ``torch.func.functional_call``, without drop path or mixing, and
+        BatchNorm uses the batch's statistics but updates copies of its buffers.
+
+        Args:
+            model (nn.Module): The classifier, without a model wrapper.
+            optim_wrapper (MoGrowOptimWrapper): Owner of the momentum copies.
+
+        Returns:
+            list[float]: One loss a candidate, averaged over all ranks.
+        """
+        weights = optim_wrapper.momentum_weights(0)
+        preprocessor = model.data_preprocessor
+        totals = torch.zeros(len(self.candidates) + 1, dtype=torch.float64)
+        with _scoring_mode(model), torch.no_grad(), optim_wrapper.optim_context(model):
+            buffers = _cloned_buffers(model)
+            for images, labels in self._batches:
+                data = preprocessor(dict(inputs=images), training=False)['inputs']
+                labels = labels.to(data.device)
+                totals[-1] += len(labels)
+                for i, candidate in enumerate(self.candidates):
+                    with model.backbone.activated(candidate):
+                        logits = torch.func.functional_call(
+                            model, {**weights, **buffers},
+                            (resize_batch(data, candidate.resolution), ))
+                    totals[i] += F.cross_entropy(
+                        logits.float(), labels, reduction='sum').double().cpu()
+        totals = totals.to(preprocessor.device)
+        all_reduce(totals)
+        losses = (totals[:-1] / totals[-1]).tolist()
+        for history, loss in zip(self.losses, losses):
+            history.append(loss)
+        return losses
+
+    def measure(self, model: nn.Module, optim_wrapper) -> List[float]:
+        """The cost of each candidate: seconds of rank 0, or multiply-adds.
+
+        All ranks measure, since a model may synchronise in its forward pass;
+        rank 0's times are the ones that count.
+
+        Args:
+            model (nn.Module): The classifier, without a model wrapper.
+            optim_wrapper (MoGrowOptimWrapper): For its autocast context.
+
+        Returns:
+            list[float]: The same on all ranks.
+        """
+        if self.cost == 'flops':
+            return [model.backbone.flops(candidate) for candidate in self.candidates]
+        images, labels = self._batches[0]
+        data = model.data_preprocessor(dict(inputs=images), training=False)['inputs']
+        labels = labels.to(data.device)
+        inputs = {c.resolution: resize_batch(data, c.resolution) for c in self.candidates}
+        buffers = _cloned_buffers(model)
+        params = [param for param in model.parameters() if param.requires_grad]
+        model.train()
+        times: Dict[Subnet, List[float]] = {c: [] for c in self.candidates}
+        # Candidates take turns, so that a slow moment of the machine hits all;
+        # the first turn warms up.
+        for turn in range(1 + _TIMED_STEPS):
+            for candidate in self.candidates:
+                with model.backbone.activated(candidate):
+                    _synchronize(data.device)
+                    begin = time.perf_counter()
+                    with optim_wrapper.optim_context(model):
+                        logits = torch.func.functional_call(
+                            model, buffers, (inputs[candidate.resolution], ))
+                        loss = F.cross_entropy(logits.float(), labels)
+                    torch.autograd.grad(loss, params, allow_unused=True)
+                    _synchronize(data.device)
+                    if turn:
+                        times[candidate].append(time.perf_counter() - begin)
+        result = [[median(times[c]) for c in self.candidates]]
+        broadcast_object_list(result)
+        return result[0]
+
+    def decide(self, model: nn.Module, optim_wrapper) -> Tuple[Subnet, dict]:
+        """Choose, the same on all ranks.
+
+        Args:
+            model (nn.Module): The classifier, without a model wrapper.
+            optim_wrapper (MoGrowOptimWrapper): See :meth:`measure`.
+
+        Returns:
+            tuple[Subnet, dict]: The choice and the search's part of the record.
+
+        Raises:
+            ValueError: If no candidate has a finite loss.
+            RuntimeError: If ranks disagree.
+        """
+        costs = self.measure(model, optim_wrapper)
+        losses = [sum(history) / len(history) for history in self.losses]
+        index, self.w = choose(costs, losses, self.w)
+        decision = [(index, self.w)]
+        broadcast_object_list(decision)
+        if decision[0] != (index, self.w):
+            raise RuntimeError(
+                f'Rank {get_rank()} chose {self.candidates[index]} with w={self.w}, rank 0 '
+                f'{self.candidates[decision[0][0]]} with w={decision[0][1]}: the ranks do not '
+                'see the same losses.')
+        record = dict(
+            epochs=self.epochs,
+            w=self.w,
+            candidates=[
+                dict(
+                    depth=c.depth,
+                    resolution=c.resolution,
+                    time=costs[i] if self.cost == 'time' else None,
+                    flops=model.backbone.flops(c),
+                    losses=list(self.losses[i]),
+                    loss=losses[i],
+                    score=losses[i] * costs[i]**self.w,
+                    chosen=i == index) for i, c in enumerate(self.candidates)
+            ])
+        self._batches = []
+        return self.candidates[index], record
+
+
+@contextmanager
+def _scoring_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode for all but BatchNorm; the modes come back after it."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    for module, _ in modes:
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.training = True
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _cloned_buffers(model: nn.Module) -> Dict[str, torch.Tensor]:
+    return {name: buffer.clone() for name, buffer in model.named_buffers()}
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)

@@ -1,0 +1,23 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+"""A growing network is a full-size network plus this small tuple."""
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, order=True)
+class Subnet:
+    """What runs of the full network, and at which input size.
+
+    Args:
+        depth (int): Number of slots (blocks) that run.
+        resolution (int): Height and width of the training images, in pixels.
+    """
+
+    depth: int
+    resolution: int
+
+    def __post_init__(self):
+        for name in ('depth', 'resolution'):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f'Subnet.{name} must be a positive int, but got {value!r}.')

@@ -1,0 +1,101 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+from typing import Sequence, Tuple
+
+import torch
+import torch.nn as nn
+from mmpretrain.models.backbones import VisionTransformer
+from mmpretrain.models.utils import resize_pos_embed
+from mmpretrain.registry import MODELS
+
+from ..growth.subnet import Subnet
+from .elastic import ElasticBackbone
+
+
+@MODELS.register_module()
+class ElasticDeiT(ElasticBackbone, VisionTransformer):
+    """DeiT (or any ViT of mmpretrain) that runs a subnet of itself.
+
+    At full depth it is mmpretrain's ``VisionTransformer``, with the same
+    parameter names, and takes the same checkpoints. The position embedding
+    has the size of the full network and is interpolated to the input's grid
+    at every forward pass.
+
+    Args:
+        *args: As mmpretrain's ``VisionTransformer``.
+        drop_path_rate (float): Drop-path rate of the last running layer; it
+            rises linearly from 0 over those that run. Defaults to 0.
+        **kwargs: As mmpretrain's ``VisionTransformer``: ``arch``, such as
+            ``'deit-tiny'``, ``'deit-small'``, ``'deit-base'`` or a dict,
+            ``img_size`` (the full resolution), ``patch_size`` and others.
+            ``out_indices`` must be the last layer and ``frozen_stages`` -1.
+
+    Raises:
+        ValueError: For an image size that is not square or that the patch does
+            not divide, outputs of inner layers, or frozen stages.
+    """
+
+    def __init__(self, *args, drop_path_rate: float = 0., **kwargs) -> None:
+        super().__init__(*args, drop_path_rate=drop_path_rate, **kwargs)
+        if list(self.out_indices) != [self.num_layers - 1]:
+            raise ValueError(
+                f'out_indices must be -1 (the last layer), but got {self.out_indices}: an inner '
+                'layer may be asleep.')
+        if self.frozen_stages > 0:
+            raise ValueError(
+                f'frozen_stages must be -1, but got {self.frozen_stages}: ElasticDeiT itself '
+                'decides which layers train.')
+        height, width = self.img_size
+        patch_height, patch_width = self.patch_embed.projection.kernel_size
+        if height != width or patch_height != patch_width or height % patch_height:
+            raise ValueError(
+                f'img_size ({self.img_size}) must be square and divisible by a square '
+                f'patch_size ({(patch_height, patch_width)}).')
+        self.init_elastic(
+            drop_path_rate=drop_path_rate,
+            full_resolution=height,
+            resolution_step=patch_height)
+
+    @property
+    def slot_groups(self) -> Sequence[nn.ModuleList]:
+        return (self.layers, )
+
+    def branch_outputs(self, slot: nn.Module) -> Sequence[nn.Module]:
+        ffn = slot.ffn
+        return slot.attn.proj, ffn.w3 if hasattr(ffn, 'w3') else ffn.layers[-2]
+
+    def flops(self, subnet: Subnet) -> float:
+        self.check_subnet(subnet)
+        patch = self.resolution_step
+        width = self.embed_dims
+        hidden = self.arch_settings['feedforward_channels']
+        patches = (subnet.resolution // patch)**2
+        tokens = patches + self.num_extra_tokens
+        stem = patches * self.patch_embed.projection.in_channels * patch**2 * width
+        attention = tokens * 4 * width**2 + 2 * tokens**2 * width
+        mlp = 2 * tokens * width * hidden
+        return float(stem + subnet.depth * (attention + mlp))
+
+    def forward(self, x: torch.Tensor) -> Tuple[torch.Tensor, ...]:
+        """Run the active slots.
+
+        Args:
+            x (Tensor): Images of shape (B, C, H, W), of any H and W.
+
+        Returns:
+            tuple[Tensor]: One output, of shape (B, C) for the class token.
+        """
+        x, grid = self.patch_embed(x)  # (B, N, C)
+        if self.cls_token is not None:
+            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
+        x = x + resize_pos_embed(
+            self.pos_embed,
+            self.patch_resolution,
+            grid,
+            mode=self.interpolate_mode,
+            num_extra_tokens=self.num_extra_tokens)
+        x = self.pre_norm(self.drop_after_pos(x))
+        for slot in self.active_slots:
+            x = self.layers[slot](x)
+        if self.final_norm:
+            x = self.ln1(x)
+        return (self._format_output(x, grid), )

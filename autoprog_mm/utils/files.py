@@ -1,0 +1,44 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+import os
+from pathlib import Path
+from typing import Union
+
+from mmengine.fileio import LocalBackend, register_backend
+
+
+def write_atomically(path: str, text: str) -> None:
+    """Write a text file so that a reader, or a kill, never sees half of it.
+
+    The text is written beside the file, brought to the disk, and renamed.
+
+    Args:
+        path (str): The file to (over)write.
+        text (str): Its new content.
+    """
+    _write(path, text.encode())
+
+
+def _write(path: Union[str, Path], content: bytes) -> None:
+    beside = f'{path}.tmp'
+    with open(beside, 'wb') as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+class AtomicLocalBackend(LocalBackend):
+    """mmengine's local file backend, writing files beside their place first."""
+
+    def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
+        """Write bytes as :func:`write_atomically` does.
+
+        Args:
+            obj (bytes): The content.
+            filepath (str | Path): The file to (over)write.
+        """
+        os.makedirs(os.path.dirname(os.path.abspath(filepath)), exist_ok=True)
+        _write(filepath, obj)
+
+
+register_backend('AtomicLocalBackend', AtomicLocalBackend, force=True)

@@ -1,0 +1,9 @@
+_base_ = 'mmpretrain::_base_/default_runtime.py'
+
+custom_imports = dict(imports=['autoprog_mm'], allow_failed_imports=False)
+
+# The last two checkpoints and the best one are kept.
+default_hooks = dict(checkpoint=dict(_delete_=True, type='SafeCheckpointHook', interval=1))
+
+# All randomness is a function of this seed; None draws one and saves it.
+randomness = dict(seed=0)

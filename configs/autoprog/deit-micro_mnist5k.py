@@ -1,0 +1,11 @@
+_base_ = '../baseline/deit-micro_baseline_mnist5k.py'
+
+custom_hooks = [
+    dict(
+        type='AutoProgHook',
+        num_stages=4,
+        initial_scale=dict(depth=0.5, resolution=0.5),
+        resolution_divisor=4,
+        search=dict(type='OneShotSearch', epochs=1, eval_batches=4, evals=(1, 1), cost='time')),
+    dict(type='MoGrowEMAHook'),
+]

@@ -1,0 +1,11 @@
+_base_ = '../baseline/deit-micro_baseline_mnist5k.py'
+
+custom_hooks = [
+    dict(
+        type='AutoProgHook',
+        num_stages=4,
+        initial_scale=dict(depth=0.5, resolution=0.5),
+        resolution_divisor=4,
+        search=None),
+    dict(type='MoGrowEMAHook'),
+]
