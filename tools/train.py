@@ -8,12 +8,11 @@ import sys
 # Works from a checkout that is not installed, too.
 sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..'))
 
-import autoprog_mm  # noqa: E402, F401  (before mmpretrain, see autoprog_mm.compat)
-from autoprog_mm.engine.launch import check_datasets, prepare_config  # noqa: E402
-
 from mmengine.config import Config, DictAction  # noqa: E402
 from mmengine.registry import RUNNERS  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
+
+from autoprog_mm.engine.launch import check_datasets, prepare_config  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:

@@ -1,8 +1,11 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 from .mnist5k import MNIST5k
 from .seeded import SeededDataset, SeededSampler, seeded_dataloader
-from .transforms import (ProgressiveRandAugment, ProgressiveRandomErasing,
-                         ProgressiveRandomResizedCrop)
+from .transforms import (
+                         ProgressiveRandAugment,
+                         ProgressiveRandomErasing,
+                         ProgressiveRandomResizedCrop,
+)
 
 __all__ = [
     'MNIST5k', 'ProgressiveRandAugment', 'ProgressiveRandomErasing',

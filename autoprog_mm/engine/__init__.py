@@ -1,8 +1,9 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 from .hooks import AutoProgHook, MoGrowEMAHook, SafeCheckpointHook
 from .optimizers import AmpMoGrowOptimWrapper, MoGrowOptimWrapper
+from .wrappers import ElasticDistributedDataParallel
 
 __all__ = [
-    'AmpMoGrowOptimWrapper', 'AutoProgHook', 'MoGrowEMAHook', 'MoGrowOptimWrapper',
-    'SafeCheckpointHook'
+    'AmpMoGrowOptimWrapper', 'AutoProgHook', 'ElasticDistributedDataParallel', 'MoGrowEMAHook',
+    'MoGrowOptimWrapper', 'SafeCheckpointHook'
 ]

@@ -67,13 +67,14 @@ def prepare_config(cfg: Config, args: argparse.Namespace) -> Config:
             if key.split('.')[0] not in cfg:
                 warnings.warn(
                     f'--cfg-options {key}: the config has no key "{key.split(".")[0]}" yet. It is '
-                    'added; check its spelling.')
+                    'added; check its spelling.',
+                    stacklevel=2)
         cfg.merge_from_dict(args.cfg_options)
         for name in _DATALOADERS:  # which may now have no workers
             if cfg.get(name) is not None and cfg[name].get('num_workers', 0) == 0:
                 cfg[name].persistent_workers = False
 
-    if args.amp:
+    if args.amp and not hasattr(args, 'checkpoint'):
         _enable_amp(cfg)
     if get_device() == 'cpu':
         _fall_back_to_cpu(cfg)
@@ -82,7 +83,7 @@ def prepare_config(cfg: Config, args: argparse.Namespace) -> Config:
 
 def _enable_amp(cfg: Config) -> None:
     wrapper = cfg.get('optim_wrapper')
-    if wrapper is None or 'checkpoint' in cfg:
+    if wrapper is None:
         return
     kind = wrapper.get('type', 'OptimWrapper')
     if kind in AMP_TYPES.values():

@@ -1,5 +1,5 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
-from .operators import (GrowthOperator, IdentityInit, Interpolation, MoGrow, RandomInit, Stacking)
+from .operators import GrowthOperator, IdentityInit, Interpolation, MoGrow, RandomInit, Stacking
 from .schedule import Stage, build_schedule, round_to
 from .scoring import choose, evaluation_steps, stage_candidates
 from .search import OneShotSearch

@@ -1,5 +1,8 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
-from .progressive import (ProgressiveRandAugment, ProgressiveRandomErasing,
-                          ProgressiveRandomResizedCrop)
+from .progressive import (
+                          ProgressiveRandAugment,
+                          ProgressiveRandomErasing,
+                          ProgressiveRandomResizedCrop,
+)
 
 __all__ = ['ProgressiveRandAugment', 'ProgressiveRandomErasing', 'ProgressiveRandomResizedCrop']

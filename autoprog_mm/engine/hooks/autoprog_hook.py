@@ -14,8 +14,11 @@ from mmpretrain.registry import HOOKS, TASK_UTILS
 
 from ...datasets.pipelines import find_pipelines
 from ...datasets.seeded import draw_batches, seeded_dataloader
-from ...datasets.transforms import (ProgressiveRandAugment, ProgressiveRandomErasing,
-                                    ProgressiveRandomResizedCrop)
+from ...datasets.transforms import (
+    ProgressiveRandAugment,
+    ProgressiveRandomErasing,
+    ProgressiveRandomResizedCrop,
+)
 from ...growth.schedule import REGULARIZERS, Stage, build_schedule, check_keys, check_scale
 from ...growth.scoring import stage_candidates
 from ...growth.search import OneShotSearch
@@ -26,6 +29,7 @@ from ...utils import derive_seed, seed_step
 from ..checkpoint import pack, unpack
 from ..ledger import SCHEMA, Ledger
 from ..optimizers import MoGrowMixin
+from ..wrappers import ElasticDistributedDataParallel
 
 RECORD_FILE = 'autoprog.json'
 
@@ -69,7 +73,7 @@ class AutoProgHook(Hook):
                  initial_scale: Optional[Mapping[str, float]] = None,
                  regularization: Optional[Mapping[str, float]] = None,
                  resolution_divisor: int = 32,
-                 search: Optional[dict] = dict(type='OneShotSearch')) -> None:
+                 search: Optional[dict] = dict(type='OneShotSearch')) -> None:  # noqa: B006
         if initial_scale is None:
             initial_scale = dict(depth=0.5, resolution=0.5)
         if regularization is None:
@@ -95,6 +99,7 @@ class AutoProgHook(Hook):
         self._index = -1  # of the stage under way
         self._searching = False
         self._choice: Optional[Subnet] = None  # decided, in effect from the next epoch on
+        self._reduced: Optional[tuple] = None  # what the model wrapper was built for
         self._loaded: Optional[dict] = None
 
     # ------------------------------------------------------------- run begins
@@ -113,7 +118,14 @@ class AutoProgHook(Hook):
                 'AutoProgHook needs an EpochBasedTrainLoop, but train_cfg builds '
                 f'{type(runner.train_loop).__name__}. Use train_cfg=dict(by_epoch=True, '
                 'max_epochs=...).')
-        self.model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if is_model_wrapper(runner.model) and \
+                not isinstance(runner.model, ElasticDistributedDataParallel):
+            raise ValueError(
+                "Distributed training with AutoProgHook needs model_wrapper_cfg="
+                f"dict(type='ElasticDistributedDataParallel'), but got "
+                f'{type(runner.model).__name__}, which cannot change what it reduces.')
+        self.wrapper = runner.model if is_model_wrapper(runner.model) else None
+        self.model = runner.model if self.wrapper is None else self.wrapper.module
         self.backbone = self._find_backbone(self.model)
         self.optim_wrapper = runner.optim_wrapper
         if not isinstance(self.optim_wrapper, MoGrowMixin):
@@ -238,10 +250,14 @@ class AutoProgHook(Hook):
         epoch = runner.epoch
         stage = next(s for s in self.stages if s.begin_epoch <= epoch < s.end_epoch)
         if self._choice is not None:
-            self._settle(self._choice)
+            self.optim_wrapper.settle(self.backbone, self._choice)
             self._choice = None
         if stage.index != self._index:
             self._begin_stage(stage)
+        reduced = self.backbone.awake_slots, self._searching
+        if self.wrapper is not None and reduced != self._reduced:
+            self.wrapper.rebuild(find_unused_parameters=self._searching)
+            self._reduced = reduced
         self._set_strength(self.stages[-1] if self._searching else stage)
         for crop in self._crops:
             crop.resolution = self.backbone.subnet.resolution
@@ -270,7 +286,7 @@ class AutoProgHook(Hook):
         operator = type(self.optim_wrapper.growth_operator).__name__ if grows else None
         self.ledger.begin_stage(stage, target, operator)
         if stage.index == 0:
-            self._settle(target)
+            self.optim_wrapper.settle(self.backbone, target)
         elif grows:
             with self.ledger.on('growth'):
                 seed_step(derive_seed(self.seed, 'growth', stage.index))
@@ -285,9 +301,6 @@ class AutoProgHook(Hook):
             (f'Searching among {", ".join(map(_text, candidates))}.' if self._searching else ''),
             logger='current')
         self._write_record()
-
-    def _settle(self, subnet: Subnet) -> None:
-        self.optim_wrapper.settle(self.backbone, subnet)
 
     def _set_strength(self, stage: Stage) -> None:
         strength = stage.regularization
@@ -471,7 +484,7 @@ class AutoProgHook(Hook):
             self.search.load_state_dict(state['search'])
         self.ledger.load_state_dict(state['ledger'])
         self.ledger.finished = False
-        self._settle(Subnet(*state['subnet']))
+        self.optim_wrapper.settle(self.backbone, Subnet(*state['subnet']))
 
     def _schedule_as_lists(self) -> List[List[int]]:
         return [[s.begin_epoch, s.end_epoch, *_as_list(s.subnet)] for s in self.stages]

@@ -7,7 +7,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmpretrain.registry import OPTIM_WRAPPERS
 
-from ...growth.operators import GroupGrowth, GrowthOperator, copy_weights
+from ...growth.operators import GroupGrowth, GrowthOperator
 from ...growth.subnet import Subnet
 from ...registry import GROWTH_OPERATORS
 

@@ -1,0 +1,10 @@
+# DeiT-Ti on ImageNet with AutoProg: 100 epochs, initial scale 0.5.
+#
+# Paper:    AutoProg (arXiv 2203.14509)
+# Command:  torchrun --nproc_per_node=8 tools/train.py
+#           configs/autoprog/deit-t_in1k.py --launcher pytorch
+# Time:     not measured
+# Top-1:    not measured
+_base_ = './deit-s_in1k.py'
+
+model = dict(backbone=dict(arch='deit-tiny'), head=dict(in_channels=192))

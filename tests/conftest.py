@@ -1,0 +1,36 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+import autoprog_mm  # noqa: F401  isort: skip  (before anything that imports torchvision)
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+torch.set_num_threads(1)  # the suite's models are too small for more
+
+NUM_CLASSES = 4
+
+
+@pytest.fixture(scope='session')
+def jpeg_root(tmp_path_factory) -> Path:
+    """A folder of real JPEG files in ImageNet's layout: 48 to train, 16 to validate."""
+    root = tmp_path_factory.mktemp('jpegs')
+    rng = np.random.RandomState(0)
+    for split, per_class in (('train', 12), ('val', 4)):
+        lines = []
+        for label in range(NUM_CLASSES):
+            folder = root / split / f'class_{label}'
+            folder.mkdir(parents=True)
+            for i in range(per_class):
+                height, width = rng.randint(40, 72, 2)
+                image = rng.randint(0, 80, (height, width, 3))
+                image[..., label % 3] += 60 + 50 * (label // 3)
+                image[:: 4 + 4 * label] += 70
+                cv2.imwrite(str(folder / f'{i}.jpg'), image.clip(0, 255).astype(np.uint8))
+                lines.append(f'class_{label}/{i}.jpg {label}')
+        (root / 'meta').mkdir(exist_ok=True)
+        # With it, mmpretrain's ImageNet does not insist on 1,000 folders.
+        (root / 'meta' / f'{split}.txt').write_text('\n'.join(lines) + '\n')
+    return root

@@ -1,0 +1,63 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+"""A run that was stopped and resumed ends as one that was never stopped."""
+import pytest
+
+from tests.micro import differences, load, micro_config, read_record, resume, run
+
+# What a later run can't repeat: names, clocks and the time of the day.
+EXACT = ('state_dict', 'online_state_dict', 'optimizer', 'param_schedulers')
+SEARCH = dict(type='OneShotSearch', epochs=1, eval_batches=2, evals=(2, 1), cost='flops')
+
+
+def without_clocks(record):
+    return {
+        **record, 'train_seconds': None,
+        'stages': [{**stage, 'seconds': None} for stage in record['stages']]
+    }
+
+
+@pytest.fixture(scope='module')
+def whole(jpeg_root, tmp_path_factory):
+    """An uninterrupted run with a search; all its checkpoints are kept."""
+    work_dir = tmp_path_factory.mktemp('whole')
+    run(micro_config(jpeg_root, work_dir, SEARCH))
+    return work_dir
+
+
+@pytest.mark.parametrize('epoch', range(1, 8))
+def test_resume_after_any_epoch_is_exact(whole, jpeg_root, tmp_path, epoch):
+    resume(micro_config(jpeg_root, tmp_path, SEARCH), whole / f'epoch_{epoch}.pth')
+    expected, got = load(whole / 'epoch_8.pth'), load(tmp_path / 'epoch_8.pth')
+    for key in EXACT:
+        assert differences(expected[key], got[key], key) == []
+    assert without_clocks(read_record(tmp_path)) == without_clocks(read_record(whole))
+
+
+def test_workers_make_no_difference(whole, jpeg_root, tmp_path):
+    run(
+        micro_config(
+            jpeg_root,
+            tmp_path,
+            SEARCH,
+            train_dataloader__num_workers=0,
+            train_dataloader__persistent_workers=False))
+    expected, got = load(whole / 'epoch_8.pth'), load(tmp_path / 'epoch_8.pth')
+    for key in EXACT:
+        assert differences(expected[key], got[key], key) == []
+
+
+def test_another_seed_makes_a_difference(whole, jpeg_root, tmp_path):
+    run(micro_config(jpeg_root, tmp_path, SEARCH, randomness__seed=8))
+    assert differences(
+        load(whole / 'epoch_8.pth')['state_dict'], load(tmp_path / 'epoch_8.pth')['state_dict'])
+
+
+def test_an_open_seed_is_taken_up_again(jpeg_root, tmp_path):
+    cfg = micro_config(jpeg_root, tmp_path / 'whole', randomness__seed=None)
+    runner = run(cfg)
+    cfg.work_dir = str(tmp_path / 'resumed')
+    resumed = resume(cfg, tmp_path / 'whole' / 'epoch_3.pth')
+    assert resumed.seed == runner.seed
+    expected, got = (load(tmp_path / name / 'epoch_8.pth') for name in ('whole', 'resumed'))
+    for key in EXACT:
+        assert differences(expected[key], got[key], key) == []

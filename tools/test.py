@@ -1,0 +1,107 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+"""Test a checkpoint, as mmpretrain's tool of this name."""
+import argparse
+import os
+import os.path as osp
+import sys
+from copy import deepcopy
+
+# Works from a checkout that is not installed, too.
+sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..'))
+
+import mmengine  # noqa: E402
+from mmengine.config import Config, ConfigDict, DictAction  # noqa: E402
+from mmengine.evaluator import DumpResults  # noqa: E402
+from mmengine.registry import RUNNERS  # noqa: E402
+from mmengine.runner import Runner  # noqa: E402
+
+from autoprog_mm.engine.launch import check_datasets, prepare_config  # noqa: E402
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Test a model')
+    parser.add_argument('config', help='test config file path')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--work-dir', help='the dir to save the evaluation metrics')
+    parser.add_argument('--out', help='the file to write results to')
+    parser.add_argument(
+        '--out-item',
+        choices=['metrics', 'pred'],
+        help='whether --out gets metrics or predictions; defaults to predictions')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings of the config, such as test_dataloader.batch_size=32')
+    parser.add_argument(
+        '--amp', action='store_true', help='enable automatic-mixed-precision test')
+    parser.add_argument('--show-dir', help='directory for pictures of the predictions')
+    parser.add_argument(
+        '--show', action='store_true', help='show the predictions in a window')
+    parser.add_argument(
+        '--interval', type=int, default=1, help='visualize one in so many samples')
+    parser.add_argument(
+        '--wait-time', type=float, default=2, help='seconds that each window is shown')
+    parser.add_argument(
+        '--no-pin-memory',
+        action='store_true',
+        help='disable the pin_memory option in dataloaders')
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help='test-time augmentation, by `tta_model` and `tta_pipeline` of the config or else '
+        'by averaging with the flipped image')
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='job launcher')
+    # torch.distributed.launch passes this.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def merge_test_args(cfg: Config, args: argparse.Namespace) -> None:
+    """Merge what only this tool has: visualization, and test-time augmentation."""
+    cfg.load_from = args.checkpoint
+    if args.show or args.show_dir is not None:
+        cfg.default_hooks.setdefault('visualization', dict(type='VisualizationHook'))
+        cfg.default_hooks.visualization.update(
+            enable=True,
+            show=args.show,
+            wait_time=args.wait_time,
+            out_dir=args.show_dir,
+            interval=args.interval)
+    if args.tta:
+        cfg.setdefault('tta_model', dict(type='mmpretrain.AverageClsScoreTTA'))
+        if 'tta_pipeline' not in cfg:
+            pipeline = deepcopy(cfg.test_dataloader.dataset.pipeline)
+            flips = [dict(type='RandomFlip', prob=1.), dict(type='RandomFlip', prob=0.)]
+            pipeline[-1] = dict(type='TestTimeAug', transforms=[flips, [pipeline[-1]]])
+            cfg.tta_pipeline = pipeline
+        cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    if args.amp:
+        cfg.test_cfg.fp16 = True
+
+
+def main() -> None:
+    args = parse_args()
+    if args.out is None and args.out_item is not None:
+        raise ValueError('--out-item needs --out, the file to write to.')
+    cfg = Config.fromfile(args.config)
+    merge_test_args(cfg, args)
+    cfg = prepare_config(cfg, args)
+    check_datasets(cfg, ('test_dataloader', ))
+    runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+    if args.out and args.out_item in ('pred', None):
+        runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
+    metrics = runner.test()
+    if args.out and args.out_item == 'metrics':
+        mmengine.dump(metrics, args.out)
+
+
+if __name__ == '__main__':
+    main()
