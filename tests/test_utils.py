@@ -100,10 +100,9 @@ class TestWriteAtomically:
 
     def test_is_on_the_disk_before_it_has_the_name(self, tmp_path, monkeypatch):
         order = []
-        for name in ('fsync', 'replace'):
-            monkeypatch.setattr(
-                os, name,
-                lambda *args, name=name, real=getattr(os, name): (order.append(name), real(*args)))
+        fsync, replace = os.fsync, os.replace
+        monkeypatch.setattr(os, 'fsync', lambda *args: (order.append('fsync'), fsync(*args)))
+        monkeypatch.setattr(os, 'replace', lambda *args: (order.append('replace'), replace(*args)))
         write_atomically(str(tmp_path / 'record.json'), 'text')
         assert order == ['fsync', 'replace']
 

@@ -5,8 +5,8 @@ custom_imports = dict(imports=['autoprog_mm'], allow_failed_imports=False)
 # The last two checkpoints and the best one are kept.
 default_hooks = dict(checkpoint=dict(_delete_=True, type='SafeCheckpointHook', interval=1))
 
-# Used by distributed runs only.
-model_wrapper_cfg = dict(type='ElasticDistributedDataParallel')
+# Used by distributed runs only; mmengine finds it under its full name only.
+model_wrapper_cfg = dict(type='mmpretrain.ElasticDistributedDataParallel')
 
 # All randomness is a function of this seed; None draws one and saves it.
 randomness = dict(seed=0)

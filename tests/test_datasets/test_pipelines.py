@@ -77,7 +77,8 @@ def test_nested_transforms():
 
 
 def test_concat():
-    dataset = ConcatDataset([PipelinesDataset(SHALLOW), PipelinesDataset([dict(type='RandomFlip', prob=0.5)])])
+    flip = [dict(type='RandomFlip', prob=0.5)]
+    dataset = ConcatDataset([PipelinesDataset(SHALLOW), PipelinesDataset(flip)])
     assert names(dataset) == [CROP_NAMES, ['Compose', 'RandomFlip']]
 
 
@@ -100,13 +101,13 @@ def test_wrappers(wrap):
     assert pipelines[0][1] is dataset.pipeline.transforms[0]
 
 
+LEAF = dict(type='PipelinesDataset', pipeline=SHALLOW)
+
+
 @pytest.mark.parametrize('inner, count', [
-    (dict(type='ConcatDataset', datasets=[dict(type='PipelinesDataset', pipeline=SHALLOW)] * 2), 2),
-    (dict(type='RepeatDataset', dataset=dict(type='PipelinesDataset', pipeline=SHALLOW), times=2), 1),
-    (dict(
-        type='ClassBalancedDataset',
-        dataset=dict(type='PipelinesDataset', pipeline=SHALLOW),
-        oversample_thr=1e-3), 1),
+    (dict(type='ConcatDataset', datasets=[LEAF, LEAF]), 2),
+    (dict(type='RepeatDataset', dataset=LEAF, times=2), 1),
+    (dict(type='ClassBalancedDataset', dataset=LEAF, oversample_thr=1e-3), 1),
 ], ids=['concat', 'repeat', 'balanced'])
 def test_wrappers_in_a_repeat(inner, count):
     with DefaultScope.overwrite_default_scope('mmpretrain'):

@@ -3,9 +3,13 @@ import argparse
 import copy
 import warnings
 
+import autoprog_mm  # noqa: F401  (before mmpretrain, which imports torchvision)
+
+# isort: split
 import pytest
 import torch
 from mmengine.config import Config
+from mmpretrain.datasets import CustomDataset
 
 import autoprog_mm.engine.launch as launch
 from autoprog_mm.engine.launch import check_datasets, prepare_config
@@ -107,7 +111,7 @@ class TestArguments:
         assert cfg.optim_wrapper == dict(type='AmpMoGrowOptimWrapper', loss_scale=512.)
 
     def test_amp_of_an_unknown_wrapper(self):
-        with pytest.raises(ValueError, match="--amp needs optim_wrapper.type .* 'ApexOptimWrapper'"):
+        with pytest.raises(ValueError, match="--amp needs optim_wrapper.type .*'ApexOptimWrapper'"):
             prepare(make_config(optim_wrapper=dict(type='ApexOptimWrapper')), amp=True)
 
     def test_arguments_of_the_test_tool(self):
@@ -248,7 +252,7 @@ def imagenet(root, split='train', **options):
     return dict(type='ImageNet', data_root=str(root), split=split, pipeline=[], **options)
 
 
-def check(dataset, *more):
+def check(dataset):
     cfg = Config(dict(train_dataloader=dict(dataset=dataset), val_dataloader=None))
     before = copy.deepcopy(cfg.to_dict())
     check_datasets(cfg, ('train_dataloader', 'val_dataloader', 'test_dataloader'))
@@ -317,13 +321,12 @@ class TestFolders:
     @pytest.mark.parametrize('options', [
         dict(data_prefix='images'),
         dict(data_prefix=dict(img_path='images')),
-        dict(data_root='', data_prefix='{root}/images'),
+        dict(data_root='', data_prefix='images'),
         dict(type='mmpretrain.CustomDataset', data_prefix='images'),
     ])
-    def test_prefix(self, tmp_path, options):
+    def test_prefix(self, tmp_path, monkeypatch, options):
+        monkeypatch.chdir(tmp_path)
         dataset = {**dict(type='CustomDataset', data_root=str(tmp_path)), **options}
-        if dataset['data_root'] == '':
-            dataset['data_prefix'] = str(tmp_path / 'images')
         with pytest.raises(ValueError, match='there is no folder .*images'):
             check(dataset)
         with_images(tmp_path / 'images' / 'cat', '1.png')
@@ -342,14 +345,15 @@ class TestFolders:
         with_images(tmp_path / 'cat', '1.png')
         with pytest.raises(ValueError, match='has no images .*webp|has no images .*WEBP'):
             check(dataset)
-        # mmpretrain compares both in lower case.
         with_images(tmp_path / 'cat', '1.webp')
+        assert len(CustomDataset(data_root=str(tmp_path), extensions=[extension])) == 1
         check(dataset)
 
     def test_linked_class_folders(self, tmp_path):
         with_images(tmp_path / 'elsewhere')
         (tmp_path / 'imagenet' / 'train').mkdir(parents=True)
         (tmp_path / 'imagenet' / 'train' / 'n01440764').symlink_to(tmp_path / 'elsewhere')
+        assert len(CustomDataset(data_root=str(tmp_path / 'imagenet' / 'train'))) == 1
         check(imagenet(tmp_path / 'imagenet'))
 
     @pytest.mark.parametrize('dataset', [

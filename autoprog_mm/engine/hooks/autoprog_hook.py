@@ -122,7 +122,7 @@ class AutoProgHook(Hook):
                 not isinstance(runner.model, ElasticDistributedDataParallel):
             raise ValueError(
                 "Distributed training with AutoProgHook needs model_wrapper_cfg="
-                f"dict(type='ElasticDistributedDataParallel'), but got "
+                f"dict(type='mmpretrain.ElasticDistributedDataParallel'), but got "
                 f'{type(runner.model).__name__}, which cannot change what it reduces.')
         self.wrapper = runner.model if is_model_wrapper(runner.model) else None
         self.model = runner.model if self.wrapper is None else self.wrapper.module

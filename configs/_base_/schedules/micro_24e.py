@@ -10,7 +10,8 @@ optim_wrapper = dict(
         flat_decay_mult=0.0,
         custom_keys={
             '.cls_token': dict(decay_mult=0.0),
-            '.pos_embed': dict(decay_mult=0.0)
+            # Where a patch lies is to be learnt in a few hundred steps.
+            '.pos_embed': dict(decay_mult=0.0, lr_mult=10.)
         }))
 
 param_scheduler = [

@@ -1,0 +1,332 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmpretrain.models.backbones import VisionTransformer
+
+from autoprog_mm import Subnet
+from autoprog_mm.engine.hooks import AutoProgHook
+from tests.micro import STAGES, STEPS, load, micro_config, read_record, resume, run
+
+SEARCH = dict(type='OneShotSearch', epochs=1, eval_batches=2, evals=(2, 1), cost='flops')
+
+
+class Spy(Hook):
+    """Notes what each epoch and each step ran."""
+
+    def before_train(self, runner):
+        self.identities = self.look(runner)
+        self.epochs, self.steps = [], []
+
+    @staticmethod
+    def look(runner):
+        model, optimizer = runner.model, runner.optim_wrapper.optimizer
+        return ([(name, id(param)) for name, param in model.named_parameters()],
+                [[id(param) for param in group['params']] for group in optimizer.param_groups],
+                [[id(copy) for copy in runner.optim_wrapper.momentum_weights(i).values()]
+                 for i in range(2)])
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        backbone = runner.model.backbone
+        self.steps.append(
+            dict(
+                epoch=runner.epoch,
+                delivered=tuple(data_batch['inputs'].shape[-2:]),
+                awake=backbone.subnet,
+                active=backbone.active_subnet,
+                resized_to=runner.model.data_preprocessor.resolution))
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        # Sleeping slots have no optimizer state, running ones have.
+        backbone, state = runner.model.backbone, runner.optim_wrapper.optimizer.state
+        for index, slot in enumerate(backbone.layers):
+            assert all(p.requires_grad == (index in backbone.awake_slots)
+                       for p in slot.parameters())
+            if index not in backbone.awake_slots:
+                assert not any(p in state for p in slot.parameters())
+            elif index in backbone.active_slots:
+                assert all(p in state for p in slot.parameters())
+
+    def before_val_epoch(self, runner):
+        crop = runner.train_dataloader.dataset.pipeline.transforms
+        self.epochs.append(
+            dict(
+                subnet=runner.model.backbone.active_subnet,
+                drop_path=runner.model.backbone.drop_path_rate,
+                magnitude=crop[3].magnitude_level,
+                erase_prob=crop[4].erase_prob))
+        assert self.look(runner) == self.identities
+
+
+def run_spied(cfg):
+    spy = Spy()
+    runner = run(cfg, spy)
+    return runner, spy
+
+
+def test_manual_schedule(jpeg_root, tmp_path):
+    runner, spy = run_spied(micro_config(jpeg_root, tmp_path))
+    for begin, end, depth, resolution in STAGES:
+        subnet = Subnet(depth, resolution)
+        steps = [step for step in spy.steps if begin <= step['epoch'] < end]
+        assert len(steps) == STEPS * (end - begin)
+        # The pipeline delivers the size of the stage, from its first batch on.
+        assert {step['delivered'] for step in steps} == {(resolution, resolution)}
+        assert {step['awake'] for step in steps} == {subnet}
+        assert {step['active'] for step in steps} == {subnet}
+        assert {step['resized_to'] for step in steps} == {None}
+        assert {epoch['subnet'] for epoch in spy.epochs[begin:end]} == {subnet}
+    assert [epoch['magnitude'] for epoch in spy.epochs] == [4, 4, 6, 6, 7, 7, 9, 9]
+    assert [epoch['erase_prob'] for epoch in spy.epochs] == pytest.approx(
+        [0, 0, 1 / 12, 1 / 12, 1 / 6, 1 / 6, 1 / 4, 1 / 4])
+    assert [epoch['drop_path'] for epoch in spy.epochs] == pytest.approx(
+        [0, 0, 1 / 30, 1 / 30, 1 / 15, 1 / 15, 1 / 10, 1 / 10])
+
+    record = read_record(tmp_path)
+    assert record['schema'] == 1
+    assert record['model'] == 'ElasticDeiT'
+    assert record['full'] == dict(depth=4, resolution=32)
+    assert record['finished'] is True
+    assert [(s['begin_epoch'], s['end_epoch'], s['subnet']['depth'], s['subnet']['resolution'])
+            for s in record['stages']] == STAGES
+    # Stage 2 runs what stage 1 ran, so nothing grows there.
+    assert [s['operator'] for s in record['stages']] == [None, 'MoGrow', None, 'MoGrow']
+    assert [s['search'] for s in record['stages']] == [None] * 4
+    assert all(set(s['seconds']) == {'data', 'train', 'search', 'growth', 'val'}
+               for s in record['stages'])
+    assert record['train_seconds'] == pytest.approx(
+        sum(value for s in record['stages'] for key, value in s['seconds'].items()
+            if key != 'val'))
+
+
+def test_baseline_is_one_full_stage(jpeg_root, tmp_path):
+    cfg = micro_config(jpeg_root, tmp_path)
+    cfg.custom_hooks[0] = dict(type='AutoProgHook', num_stages=1)
+    cfg.train_cfg.max_epochs = 2
+    _, spy = run_spied(cfg)
+    assert {step['active'] for step in spy.steps} == {Subnet(4, 32)}
+    assert [epoch['magnitude'] for epoch in spy.epochs] == [9, 9]
+    record = read_record(tmp_path)
+    assert len(record['stages']) == 1
+    assert record['stages'][0]['subnet'] == dict(depth=4, resolution=32)
+    assert record['stages'][0]['operator'] is None
+
+
+@pytest.mark.parametrize('cost', ['flops', 'time'])
+def test_search(jpeg_root, tmp_path, cost):
+    runner, spy = run_spied(micro_config(jpeg_root, tmp_path, {**SEARCH, 'cost': cost}))
+    record = read_record(tmp_path)
+    current = None
+    for index, (begin, end, _, _) in enumerate(STAGES[:-1]):
+        stage = record['stages'][index]
+        steps = [step for step in spy.steps if begin <= step['epoch'] < end]
+        if stage['search'] is None:
+            # Nothing was left to grow to but the full network.
+            assert current == Subnet(4, 32)
+            continue
+        candidates = {Subnet(c['depth'], c['resolution']) for c in stage['search']['candidates']}
+        if index == 0:
+            # Distinct depths 2, 3, 4 and resolutions 16, 24, 32; all pairs.
+            assert candidates == {Subnet(d, r) for d in (2, 3, 4) for r in (16, 24, 32)}
+        else:
+            assert current in candidates
+        largest = Subnet(max(c.depth for c in candidates), max(c.resolution for c in candidates))
+        # The first epoch trains the supernet: each step a candidate, which
+        # the batch is resized to on the device.
+        searching, after = steps[:STEPS], steps[STEPS:]
+        assert {step['awake'] for step in searching} == {largest}
+        assert {step['delivered'][0] for step in searching} == {largest.resolution}
+        assert {step['active'] for step in searching} <= candidates
+        assert all(step['resized_to'] == step['active'].resolution for step in searching)
+        assert spy.epochs[begin]['subnet'] == largest
+        assert spy.epochs[begin]['magnitude'] == 9
+        # The rest of the stage trains the choice.
+        chosen, = [c for c in stage['search']['candidates'] if c['chosen']]
+        current = Subnet(chosen['depth'], chosen['resolution'])
+        assert stage['subnet'] == dict(depth=current.depth, resolution=current.resolution)
+        assert {step['active'] for step in after} == {step['awake'] for step in after} == {current}
+        assert {step['resized_to'] for step in after} == {None}
+        assert spy.epochs[end - 1]['magnitude'] == [4, 6, 7][index]
+        # Once at the start and evals[0] = 2 times in the only search epoch.
+        for c in stage['search']['candidates']:
+            assert len(c['losses']) == 3
+            assert c['loss'] == pytest.approx(sum(c['losses']) / 3)
+            cost_of_c = c['time'] if cost == 'time' else c['flops']
+            assert c['score'] == pytest.approx(c['loss'] * cost_of_c**stage['search']['w'])
+            assert (c['time'] is None) == (cost == 'flops')
+    assert record['stages'][-1]['subnet'] == dict(depth=4, resolution=32)
+    assert record['stages'][-1]['search'] is None
+
+
+def test_checkpoints_are_plain_and_load_into_the_stock_model(jpeg_root, tmp_path):
+    runner, _ = run_spied(micro_config(jpeg_root, tmp_path))
+    weights = load(tmp_path / 'epoch_8.pth')['state_dict']
+    backbone = {
+        key[len('backbone.'):]: value for key, value in weights.items()
+        if key.startswith('backbone.')
+    }
+    stock = VisionTransformer(
+        arch=dict(embed_dims=16, num_layers=4, num_heads=2, feedforward_channels=32),
+        img_size=32, patch_size=8)
+    stock.load_state_dict(backbone, strict=True)
+    # A checkpoint holds the last momentum copy.
+    momentum = runner.optim_wrapper.momentum_weights()
+    assert all(torch.equal(weights[name], value) for name, value in momentum.items())
+    elastic = runner.model.backbone
+    elastic.load_state_dict(backbone, strict=True)
+    images = torch.randn(2, 3, 32, 32)
+    for module in (stock, elastic):
+        module.eval()
+    assert torch.equal(stock(images)[0], elastic(images)[0])
+
+
+def test_validation_uses_the_momentum_weights(jpeg_root, tmp_path):
+    seen = []
+
+    class Look(Hook):
+        priority = 'LOWEST'
+
+        def before_val_iter(self, runner, batch_idx, data_batch=None):
+            online = runner.model.head.layers.head.weight.detach().clone()
+            seen.append(online)
+
+        def after_val_epoch(self, runner, metrics=None):
+            name = 'head.layers.head.weight'
+            assert torch.equal(seen[-1], runner.optim_wrapper.momentum_weights()[name])
+            assert not torch.equal(seen[-1], runner.model.head.layers.head.weight)
+
+    run(micro_config(jpeg_root, tmp_path, train_cfg__max_epochs=4), Look())
+    assert len(seen) == 4 * 2
+
+
+def two_crops(cfg):
+    pipeline = cfg.train_dataloader.dataset.pipeline
+    pipeline.insert(2, pipeline[1])
+
+
+def set_hook(**options):
+    return lambda cfg: cfg.custom_hooks[0].update(options)
+
+
+BROKEN = {
+    'scale of 0': (set_hook(initial_scale=dict(depth=0., resolution=0.5)),
+                   r'initial_scale\.depth.*\(0, 1\].*0\.0'),
+    'scale above 1': (set_hook(initial_scale=dict(depth=0.5, resolution=1.2)),
+                      r'initial_scale\.resolution.*1\.2'),
+    'scale of text': (set_hook(initial_scale=dict(depth='half')), r"initial_scale\.depth.*'half'"),
+    'unknown scale': (set_hook(initial_scale=dict(width=0.5)), r"initial_scale.*\['width'\]"),
+    'unknown regularizer': (set_hook(regularization=dict(mixup=0.5)),
+                            r"regularization.*\['mixup'\]"),
+    'negative regularizer': (set_hook(regularization=dict(drop_path=-0.1)),
+                             r'regularization\.drop_path.*-0\.1'),
+    'no stages': (set_hook(num_stages=0), r'num_stages.*0'),
+    'more stages than epochs': (set_hook(num_stages=9), r'num_stages \(9\).*max_epochs \(8\)'),
+    'search too long': (set_hook(search={**SEARCH, 'epochs': 3}),
+                        r'search\.epochs \(3\).*stage 0 has 2 epochs'),
+    'search of no epochs': (set_hook(search={**SEARCH, 'epochs': 0}), r'search\.epochs.*0'),
+    'unknown cost': (set_hook(search={**SEARCH, 'cost': 'joule'}), r"search\.cost.*'joule'"),
+    'no evaluation': (set_hook(search={**SEARCH, 'evals': (0, 1)}), r'search\.evals\[0\].*0'),
+    'divisor against patch': (set_hook(resolution_divisor=2), r'patch size \(8\).*'
+                              r'resolution_divisor of AutoProgHook \(2\)'),
+    'divisor against resolution': (set_hook(resolution_divisor=12),
+                                   r'resolution_divisor \(12\).*\(32\)'),
+    'size against patch': (lambda cfg: cfg.model.backbone.update(img_size=36),
+                           r'img_size.*36.*patch_size'),
+    'rigid backbone': (lambda cfg: cfg.model.backbone.update(type='VisionTransformer'),
+                       r'elastic model\.backbone.*VisionTransformer'),
+    'no progressive crop': (lambda cfg: cfg.train_dataloader.dataset.pipeline[1].update(
+        type='RandomResizedCrop'), r'exactly one ProgressiveRandomResizedCrop.*has 0'),
+    'two progressive crops': (two_crops, r'exactly one ProgressiveRandomResizedCrop.*has 2'),
+    'crop of another size': (lambda cfg: cfg.train_dataloader.dataset.pipeline[1].update(scale=24),
+                             r'scale.*\(24\).*img_size.*\(32\)'),
+    'crop that is not square': (
+        lambda cfg: cfg.train_dataloader.dataset.pipeline[1].update(scale=(32, 24)),
+        r'must be square.*24'),
+    'wrapper that cannot grow': (
+        lambda cfg: (cfg.optim_wrapper.update(type='OptimWrapper'),
+                     cfg.optim_wrapper.pop('ema_decays'), cfg.custom_hooks.pop()),
+        r'optim_wrapper\.type.*got OptimWrapper'),
+    'no momentum to validate with': (
+        lambda cfg: (cfg.optim_wrapper.update(type='OptimWrapper'),
+                     cfg.optim_wrapper.pop('ema_decays'), cfg.custom_hooks.pop(0)),
+        r'MoGrowEMAHook needs optim_wrapper\.type.*OptimWrapper'),
+    'stock preprocessor with a search': (
+        lambda cfg: (set_hook(search=SEARCH)(cfg), cfg.model.data_preprocessor.update(
+            type='ClsDataPreprocessor')), r'ElasticDataPreprocessor.*ClsDataPreprocessor'),
+    'decay of 1': (lambda cfg: cfg.optim_wrapper.update(ema_decays=(0.9, 1.)),
+                   r'ema_decays.*\(0, 1\)'),
+    'no decays': (lambda cfg: cfg.optim_wrapper.update(ema_decays=()), r'ema_decays.*empty'),
+    'unknown operator': (lambda cfg: cfg.optim_wrapper.update(growth=dict(type='Grow')),
+                         r"growth.*'MoGrow'.*'Grow'"),
+    'unknown optimizer state': (lambda cfg: cfg.optim_wrapper.update(optimizer_state='drop'),
+                                r"optimizer_state.*'drop'"),
+    'iterations': (lambda cfg: (
+        setattr(cfg, 'train_cfg', dict(by_epoch=False, max_iters=8)),
+        setattr(cfg, 'param_scheduler', None)), r'EpochBasedTrainLoop.*IterBasedTrainLoop'),
+}
+
+
+@pytest.mark.parametrize('name', BROKEN)
+def test_broken_config_gets_a_clear_error(jpeg_root, tmp_path, name):
+    break_it, message = BROKEN[name]
+    cfg = micro_config(jpeg_root, tmp_path)
+    break_it(cfg)
+    with pytest.raises(ValueError, match=message):
+        run(cfg)
+    assert not (tmp_path / 'autoprog.json').exists()
+
+
+MISTYPED = {
+    'hook': lambda cfg: cfg.custom_hooks[0].update(num_stage=4),
+    'search': set_hook(search={**SEARCH, 'epoch': 1}),
+    'ema hook': lambda cfg: cfg.custom_hooks[1].update(momentum=0.1),
+    'optimizer wrapper': lambda cfg: cfg.optim_wrapper.update(ema_decay=(0.9, )),
+    'operator': lambda cfg: cfg.optim_wrapper.update(growth=dict(type='MoGrow', power=2)),
+    'crop': lambda cfg: cfg.train_dataloader.dataset.pipeline[1].update(sacle=32),
+    'rand augment': lambda cfg: cfg.train_dataloader.dataset.pipeline[3].update(levle=1),
+    'erasing': lambda cfg: cfg.train_dataloader.dataset.pipeline[4].update(erase_porb=1.),
+    'backbone': lambda cfg: cfg.model.backbone.update(drop_path=0.1),
+    'preprocessor': lambda cfg: cfg.model.data_preprocessor.update(means=[0.]),
+}
+
+
+@pytest.mark.parametrize('name', MISTYPED)
+def test_mistyped_key_is_an_error(jpeg_root, tmp_path, name):
+    cfg = micro_config(jpeg_root, tmp_path)
+    MISTYPED[name](cfg)
+    with pytest.raises(TypeError, match='unexpected keyword|takes no arguments'):
+        run(cfg)
+
+
+def test_stock_augmentation_that_does_not_follow_is_warned_of(jpeg_root, tmp_path, capfd):
+    cfg = micro_config(jpeg_root, tmp_path, train_cfg__max_epochs=4)
+    cfg.train_dataloader.dataset.pipeline[3].type = 'RandAugment'
+    run(cfg)
+    assert 'use ProgressiveRandAugment, or regularization.rand_augment=1' in ''.join(
+        capfd.readouterr())
+
+
+def test_resume_checks_the_schedule(jpeg_root, tmp_path):
+    run(micro_config(jpeg_root, tmp_path / 'a', train_cfg__max_epochs=4))
+    cfg = micro_config(jpeg_root, tmp_path / 'b')
+    with pytest.raises(ValueError, match=r'another schedule.*\[0, 1, 2, 16\].*\[0, 2, 2, 16\]'):
+        resume(cfg, tmp_path / 'a' / 'epoch_2.pth')
+    cfg = micro_config(
+        jpeg_root, tmp_path / 'c', {**SEARCH, 'epochs': 1}, train_cfg__max_epochs=4)
+    with pytest.raises(ValueError, match='made without a search'):
+        resume(cfg, tmp_path / 'a' / 'epoch_2.pth')
+    plain = load(tmp_path / 'a' / 'epoch_2.pth')
+    del plain['autoprog']
+    torch.save(plain, tmp_path / 'plain.pth')
+    cfg = micro_config(jpeg_root, tmp_path / 'd', train_cfg__max_epochs=4)
+    with pytest.raises(ValueError, match='without AutoProgHook.*load_from'):
+        resume(cfg, tmp_path / 'plain.pth')
+
+
+def test_defaults_are_the_documented_ones():
+    hook = AutoProgHook()
+    assert hook.num_stages == 4
+    assert hook.initial_scale == dict(depth=0.5, resolution=0.5)
+    assert hook.regularization == dict(rand_augment=0.5, random_erasing=0., drop_path=0.)
+    assert (hook.search.epochs, hook.search.eval_batches, hook.search.evals,
+            hook.search.cost) == (2, 50, (1, 4), 'time')
