@@ -283,10 +283,11 @@ def test_validation_cut_off_is_done_on_resume(build, tmp_path):
     assert runner.message_hub.get_info('best_score') == .9
 
 
-def test_last_validation_cut_off_is_done_on_resume(build, tmp_path):
+@pytest.mark.parametrize('val_interval, scores', [(1, [.1, .2, None]), (2, [.1, None])])
+def test_last_validation_cut_off_is_done_on_resume(build, tmp_path, val_interval, scores):
     with pytest.raises(Killed):
-        build([.1, .2, None]).train()
-    runner = build([.9], resume=True)
+        build(scores, val_interval=val_interval).train()
+    runner = build([.9], val_interval=val_interval, resume=True)
     runner.train()
     assert runner.validated == [3]
     assert 'best_accuracy_top1_epoch_3.pth' in checkpoints(tmp_path)
