@@ -19,9 +19,9 @@ def find_pipelines(dataset: Dataset) -> List[List[Any]]:
     inner = getattr(dataset, 'datasets', None)
     if isinstance(inner, (list, tuple)):
         return [pipeline for part in inner for pipeline in find_pipelines(part)]
-    for name in ('dataset', '_dataset'):  # the latter by num_batch_per_epoch
-        if isinstance(getattr(dataset, name, None), Dataset):
-            return find_pipelines(getattr(dataset, name))
+    # mmengine's wrappers are no torch Datasets, but they can be indexed.
+    if hasattr(getattr(dataset, 'dataset', None), '__getitem__'):
+        return find_pipelines(dataset.dataset)
     return [list(_flatten(getattr(dataset, 'pipeline', None)))]
 
 

@@ -126,8 +126,8 @@ def seeded_dataloader(loader: DataLoader, seed: int, rank: int) -> Tuple[DataLoa
         persistent_workers=loader.persistent_workers)
     if not hasattr(loader.batch_sampler, 'sampler'):
         raise ValueError(
-            'train_dataloader.batch_sampler must be None or have an attribute `sampler`, but got '
-            f'{type(loader.batch_sampler).__name__}.')
+            'train_dataloader needs a batch_size, or a batch_sampler with an attribute `sampler`, '
+            f'but its batch sampler is {loader.batch_sampler!r}.')
     sampler = SeededSampler(loader.batch_sampler.sampler, seed, rank)
     if type(loader.batch_sampler) is BatchSampler:
         options.update(

@@ -37,7 +37,7 @@ def to_plain(value: Any, path: str = '', left_out: List[str] = None) -> Any:
         return {
             _BUFFER: value.max_length,
             'log': torch.as_tensor(np.asarray(log, dtype=np.float64)),
-            'count': torch.as_tensor(np.asarray(count, dtype=np.int64))
+            'count': torch.as_tensor(np.asarray(count))
         }
     if isinstance(value, np.ndarray) and value.dtype.kind in 'biuf':
         return torch.from_numpy(np.ascontiguousarray(value))
@@ -58,7 +58,7 @@ def to_plain(value: Any, path: str = '', left_out: List[str] = None) -> Any:
         items = [to_plain(v, f'{path}[{i}]', left_out) for i, v in enumerate(value)]
         return items if isinstance(value, list) else \
             tuple(items) if isinstance(value, tuple) else set(items)
-    if isinstance(value, (torch.Size, torch.dtype, torch.device)):
+    if isinstance(value, (torch.dtype, torch.device)):
         return value
     if left_out is not None:
         left_out.append(f'{path} ({type(value).__name__})')

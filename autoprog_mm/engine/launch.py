@@ -173,11 +173,11 @@ def _check_folder(key: str, dataset: dict) -> None:
     folder = osp.join(root, prefix)
     if not osp.isdir(folder):
         raise ValueError(f'{key}: there is no folder {folder!r}. {fix}')
-    extensions = tuple(
-        dataset.get('extensions') or getattr(kind, 'IMG_EXTENSIONS', None)
-        or ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif'))
+    extensions = dataset.get('extensions') or getattr(kind, 'IMG_EXTENSIONS', None) or (
+        '.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
+    extensions = tuple(extension.lower() for extension in extensions)
     if not any(
-            file.lower().endswith(extensions) for _, _, files in os.walk(folder)
+            file.lower().endswith(extensions) for _, _, files in os.walk(folder, followlinks=True)
             for file in files):
         raise ValueError(
             f'{key}: the folder {folder!r} has no images ({", ".join(extensions)}). {fix}')

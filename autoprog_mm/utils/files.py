@@ -40,5 +40,15 @@ class AtomicLocalBackend(LocalBackend):
         os.makedirs(os.path.dirname(os.path.abspath(filepath)), exist_ok=True)
         _write(filepath, obj)
 
+    def put_text(self, obj: str, filepath: Union[str, Path], encoding: str = 'utf-8') -> None:
+        """Write a text as :func:`write_atomically` does.
+
+        Args:
+            obj (str): The content.
+            filepath (str | Path): The file to (over)write.
+            encoding (str): Of the file. Defaults to 'utf-8'.
+        """
+        self.put(obj.encode(encoding), filepath)
+
 
 register_backend('AtomicLocalBackend', AtomicLocalBackend, force=True)

@@ -233,6 +233,18 @@ def test_random_init_is_that_of_a_new_classifier():
         assert abs(param.mean() - fresh.mean()) <= 0.6 * fresh.std(), name
 
 
+def test_random_init_follows_the_layers_own_init_cfg():
+    own = dict(type='Constant', layer='LayerNorm', val=0.7, bias=0.1)
+    model = build_model(layer_cfgs=dict(init_cfg=own))
+    model.init_weights()
+    mark_slots(model)
+    apply(RandomInit(), model, FOUR, SIX)
+    for index in (5, 7):
+        norm = model.backbone.layers[index].ln1
+        assert norm.weight.unique().tolist() == pytest.approx([0.7])
+        assert norm.bias.unique().tolist() == pytest.approx([0.1])
+
+
 def test_random_init_of_layer_scale():
     model = build_model(layer_scale_init_value=0.1)
     model.init_weights()

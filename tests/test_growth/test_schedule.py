@@ -94,6 +94,12 @@ def test_regularization():
     assert strengths[0]['drop_path'] == 0 and strengths[-1]['drop_path'] == 0.1
 
 
+def test_magnitudes_are_rounded():
+    # 5, 6.67, 8.33 and 10.
+    stages = build(regularization=dict(rand_augment=0.5), full_regularization=dict(rand_augment=10))
+    assert [stage.regularization['rand_augment'] for stage in stages] == [5, 7, 8, 10]
+
+
 def test_regularization_left_out():
     stages = build(
         2,

@@ -1,6 +1,8 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """Training transforms whose size and strength follow the stage."""
+import math
 import multiprocessing
+from multiprocessing.context import assert_spawning
 from typing import Sequence, Tuple
 
 from mmpretrain.datasets.transforms import RandAugment, RandomErasing, RandomResizedCrop
@@ -23,6 +25,10 @@ class _SharedNumber:
 
     def set(self, value: float) -> None:
         self._value.value = value
+
+    def __getstate__(self) -> dict:
+        assert_spawning(self)
+        return self.__dict__
 
     def __copy__(self) -> '_SharedNumber':
         return self
@@ -102,7 +108,8 @@ class ProgressiveRandAugment(RandAugment):
 
     @magnitude_level.setter
     def magnitude_level(self, value: float) -> None:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or \
+                not 0 <= value < math.inf:
             raise ValueError(
                 f'magnitude_level of ProgressiveRandAugment must be a number of at least 0, but '
                 f'got {value!r}.')

@@ -339,12 +339,16 @@ def test_optimizer_state_is_reset():
     assert all(values['step'] == 1 for values in state.values())
 
 
-def test_optimizer_state_of_a_slot_that_wakes_again_is_gone():
+@pytest.mark.parametrize('settle', [True, False])
+def test_optimizer_state_of_a_slot_that_wakes_again_is_gone(settle):
     """A search trains a slot, the choice puts it to sleep, and the next growth wakes it."""
     model, wrapper = build()
     wrapper.grow(model.backbone, Subnet(6, 32))
     train(model, wrapper, 2)
-    wrapper.settle(model.backbone, Subnet(4, 32))
+    if settle:
+        wrapper.settle(model.backbone, Subnet(4, 32))
+    else:
+        model.backbone.set_subnet(Subnet(4, 32))  # behind the wrapper's back
     wrapper.grow(model.backbone, Subnet(6, 32))
     state = state_of(model, wrapper)
     assert not any(slot_of(name) in SOURCES_4_TO_6 for name in state)
@@ -608,13 +612,18 @@ needs_cuda = [
 DEVICES = [pytest.param('cuda', marks=needs_cuda), 'cpu']
 
 
+class CPUGradScaler(torch.amp.GradScaler):
+
+    def __init__(self, **kwargs):
+        super().__init__('cpu', **kwargs)
+
+
 @pytest.fixture(params=DEVICES)
 def device(request, monkeypatch):
     """CUDA, and the CPU with a scaler of its own, since mmengine's refuses it."""
     if request.param == 'cpu':
-        scaler = functools.partial(torch.amp.GradScaler, 'cpu')
         monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
-        monkeypatch.setattr(amp_optimizer_wrapper, 'GradScaler', scaler)
+        monkeypatch.setattr(amp_optimizer_wrapper, 'GradScaler', CPUGradScaler)
     return request.param
 
 
