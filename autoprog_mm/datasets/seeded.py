@@ -127,7 +127,7 @@ def seeded_dataloader(loader: DataLoader, seed: int, rank: int) -> Tuple[DataLoa
     if not hasattr(loader.batch_sampler, 'sampler'):
         raise ValueError(
             'train_dataloader needs a batch_size, or a batch_sampler with an attribute `sampler`, '
-            f'but its batch sampler is {loader.batch_sampler!r}.')
+            f'but got {type(loader.batch_sampler).__name__}.')
     sampler = SeededSampler(loader.batch_sampler.sampler, seed, rank)
     if type(loader.batch_sampler) is BatchSampler:
         options.update(

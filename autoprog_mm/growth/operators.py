@@ -2,7 +2,7 @@
 """What a slot's weights are when it wakes up (AutoProg paper, section 3.3)."""
 from abc import ABCMeta, abstractmethod
 from dataclasses import dataclass
-from typing import Callable, Sequence
+from typing import Sequence
 
 import torch
 import torch.nn as nn
@@ -20,16 +20,15 @@ class GroupGrowth:
         slots (ModuleList): All slots of the group.
         before (Sequence[int]): Slots awake before the growth, ascending.
         after (Sequence[int]): Slots awake after it, ascending.
-        model (nn.Module): The whole model, for its ``init_cfg``.
-        branch_outputs (Callable): From a slot to the last projections of its
-            residual branches.
+        backbone (ElasticBackbone): The backbone that the group is in.
+        model (nn.Module): The whole model.
     """
 
     slots: nn.ModuleList
     before: Sequence[int]
     after: Sequence[int]
+    backbone: nn.Module
     model: nn.Module
-    branch_outputs: Callable[[nn.Module], Sequence[nn.Module]]
 
     @property
     def sources(self):
@@ -74,11 +73,15 @@ class RandomInit(GrowthOperator):
                     module._is_init = False
                 if hasattr(module, 'reset_parameters'):
                     module.reset_parameters()
-            init_cfg = getattr(growth.model, 'init_cfg', None) or []
-            for cfg in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]:
-                if cfg['type'] != 'Pretrained':
-                    initialize(slot, dict(cfg))
+            # As mmengine does it: from the outside to the inside.
+            for owner in (growth.model, growth.backbone):
+                init_cfg = getattr(owner, 'init_cfg', None) or []
+                for cfg in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]:
+                    if cfg['type'] != 'Pretrained':
+                        # An override is about a named part outside of the slot.
+                        initialize(slot, {k: v for k, v in cfg.items() if k != 'override'})
             slot.init_weights()
+            growth.backbone.reset_constants(slot)
 
 
 @GROWTH_OPERATORS.register_module()
@@ -121,7 +124,7 @@ class IdentityInit(Interpolation):
     def __call__(self, growth: GroupGrowth) -> None:
         super().__call__(growth)
         for index in growth.sources:
-            for projection in growth.branch_outputs(growth.slots[index]):
+            for projection in growth.backbone.branch_outputs(growth.slots[index]):
                 for param in projection.parameters():
                     torch.nn.init.zeros_(param)
 

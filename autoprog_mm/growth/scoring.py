@@ -92,7 +92,10 @@ def choose(times: Sequence[float],
             'Lower the learning rate, clip gradients, or resume from an earlier checkpoint.')
     log_t = {i: math.log(times[i]) for i in finite}
     # A loss of exactly 0 has no logarithm; it is the best there can be.
-    log_l = {i: math.log(max(losses[i], 1e-300)) for i in finite}
+    perfect = [i for i in finite if losses[i] <= 0]
+    if perfect:
+        return min(perfect, key=lambda i: times[i]), fallback_w
+    log_l = {i: math.log(losses[i]) for i in finite}
 
     w = fallback_w
     mean_t = sum(log_t.values()) / len(finite)

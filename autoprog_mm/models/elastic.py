@@ -45,6 +45,14 @@ class ElasticBackbone:
         self.full_subnet = Subnet(
             sum(len(group) for group in self.slot_groups), full_resolution)
         self.resolution_step = resolution_step
+        # LayerScale and the like start at a constant and can't reset themselves.
+        for group in self.slot_groups:
+            for slot in group:
+                slot.initial_constants = {
+                    name: param.detach().clone()
+                    for name, param in _parameters_without_reset(slot)
+                }
+        _check_rate(drop_path_rate)
         self._drop_path_rate = drop_path_rate
         self._min_depth = self.full_subnet.depth
         self._active: Optional[Subnet] = None
@@ -147,10 +155,18 @@ class ElasticBackbone:
 
     @drop_path_rate.setter
     def drop_path_rate(self, rate: float) -> None:
-        if not 0 <= rate < 1:
-            raise ValueError(f'drop_path_rate must be in [0, 1), but got {rate!r}.')
+        _check_rate(rate)
         self._drop_path_rate = rate
         self._apply_drop_path()
+
+    def reset_constants(self, slot: nn.Module) -> None:
+        """Give parameters that can't reset themselves their initial values.
+
+        Args:
+            slot (nn.Module): One of the slots.
+        """
+        for name, value in slot.initial_constants.items():
+            slot.get_parameter(name).data.copy_(value)
 
     def slots_at(self, depth: int) -> Tuple[Tuple[int, ...], ...]:
         """The slots that are awake at ``depth``, one ascending tuple a group.
@@ -242,3 +258,14 @@ class ElasticBackbone:
             for module in slot.modules():
                 if isinstance(module, DropPath):
                     module.drop_prob = float(rate)
+
+
+def _parameters_without_reset(slot: nn.Module) -> Iterator[Tuple[str, nn.Parameter]]:
+    for prefix, module in slot.named_modules():
+        if not hasattr(module, 'reset_parameters'):
+            yield from module.named_parameters(prefix=prefix, recurse=False)
+
+
+def _check_rate(rate: float) -> None:
+    if not 0 <= rate < 1:
+        raise ValueError(f'drop_path_rate must be in [0, 1), but got {rate!r}.')

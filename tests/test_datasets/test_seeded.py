@@ -222,7 +222,7 @@ def test_custom_batch_sampler(folder):
 
 def test_batch_sampler_without_a_sampler():
     loader = DataLoader(range(4), batch_sampler=[[0, 1], [2, 3]])
-    with pytest.raises(ValueError, match='batch_sampler must .*attribute `sampler`, but got list'):
+    with pytest.raises(ValueError, match='batch_sampler with an attribute `sampler`, but got list'):
         seeded_dataloader(loader, seed=0, rank=0)
 
 

@@ -59,7 +59,7 @@ def marks(model):
 @torch.no_grad()
 def apply(operator, model, before, after):
     backbone = model.backbone
-    operator(GroupGrowth(backbone.layers, before, after, model, backbone.branch_outputs))
+    operator(GroupGrowth(backbone.layers, before, after, backbone, model))
 
 
 def weights_but(model, *slots):

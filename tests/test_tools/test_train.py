@@ -132,7 +132,9 @@ def test_interrupted_and_killed_runs_resume_exactly(jpeg_root, tmp_path):
 def test_two_processes_stay_equal(jpeg_root, tmp_path):
     """Two ranks on gloo search, grow and end with one record and one model."""
     config = dump_micro(
-        jpeg_root, tmp_path, model_wrapper_cfg=dict(type='mmpretrain.ElasticDistributedDataParallel'))
+        jpeg_root,
+        tmp_path,
+        model_wrapper_cfg=dict(type='mmpretrain.ElasticDistributedDataParallel'))
     text = config.read_text() + '''
 custom_hooks.append(dict(type='DumpRank'))
 custom_imports['imports'].append('rank_dump')

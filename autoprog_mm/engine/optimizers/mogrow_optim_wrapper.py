@@ -87,6 +87,7 @@ class MoGrowMixin:
         self._names = [name for name, _ in self._model.named_parameters()]
         self._params = list(self._model.parameters())
         self._momentum = [[p.detach().clone() for p in self._params] for _ in self.ema_decays]
+        self._momentum_steps = 0
         if self._loaded is not None:
             self._load_momentum(self._loaded)
             self._loaded = None
@@ -127,6 +128,10 @@ class MoGrowMixin:
 
     @torch.no_grad()
     def _move_momentum(self, *_) -> None:
+        # A fused optimizer under a gradient scaler leaves steps out by itself.
+        found_inf = getattr(self.optimizer, 'found_inf', None)
+        if found_inf is not None and found_inf.item():
+            return
         t = self._momentum_steps
         for decay, copies in zip(self.ema_decays, self._awake_momentum):
             torch._foreach_lerp_(copies, self._awake, 1 - min(decay, (1 + t) / (10 + t)))
@@ -158,7 +163,7 @@ class MoGrowMixin:
         before = backbone.slots_at(backbone.subnet.depth)
         after = backbone.slots_at(subnet.depth)
         growths = [
-            GroupGrowth(slots, old, new, self._model, backbone.branch_outputs)
+            GroupGrowth(slots, old, new, backbone, self._model)
             for slots, old, new in zip(backbone.slot_groups, before, after)
         ]
         waking = [slots.slots[index] for slots in growths for index in slots.sources]
@@ -221,6 +226,8 @@ class MoGrowMixin:
                 steps=self._momentum_steps,
                 decays=list(self.ema_decays),
                 copies=[self.momentum_weights(i) for i in range(len(self.ema_decays))])
+        elif self._loaded is not None:
+            state['momentum'] = self._loaded
         return state
 
     def load_state_dict(self, state_dict: dict) -> None:
