@@ -5,7 +5,7 @@ custom_hooks = [
         type='AutoProgHook',
         num_stages=4,
         initial_scale=dict(depth=0.5, resolution=0.5),
-        resolution_divisor=4,
+        resolution_divisor=8,
         search=None),
     dict(type='MoGrowEMAHook'),
 ]

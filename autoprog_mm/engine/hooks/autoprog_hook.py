@@ -95,6 +95,7 @@ class AutoProgHook(Hook):
         self.search: Optional[OneShotSearch] = \
             TASK_UTILS.build(search) if search is not None and num_stages > 1 else None
 
+        self.ledger: Optional[Ledger] = None  # until a run trains
         self.stages: List[Stage] = []
         self._index = -1  # of the stage under way
         self._searching = False
@@ -267,7 +268,6 @@ class AutoProgHook(Hook):
         self.sampler.set_epoch(epoch)
         self._eval_steps = self.search.evaluation_steps(
             epoch - stage.begin_epoch, len(runner.train_dataloader)) if self._searching else []
-        runner.message_hub.update_info('stage', stage.index)
         self.ledger.switch('data')
 
     def _begin_stage(self, stage: Stage) -> None:
@@ -393,7 +393,7 @@ class AutoProgHook(Hook):
         Args:
             runner (Runner): The runner.
         """
-        if hasattr(self, 'ledger'):
+        if self.ledger is not None:
             self.ledger.switch('val')
             runner.message_hub.update_scalar('val/train_seconds', self.ledger.train_seconds)
 
@@ -403,7 +403,7 @@ class AutoProgHook(Hook):
         Args:
             runner (Runner): The runner.
         """
-        if hasattr(self, 'ledger'):
+        if self.ledger is not None:
             self.ledger.switch('train')
 
     def after_train(self, runner) -> None:
