@@ -26,7 +26,10 @@ def define_missing_torchvision_ops() -> bool:
     if spec is None or _TORCHVISION_SCHEMAS is not None:
         return _TORCHVISION_SCHEMAS is not None
     for folder in spec.submodule_search_locations:
-        for binary in Path(folder).glob('_C*.so'):
+        binaries = [
+            path for path in Path(folder).glob('_C.*') if path.suffix in ('.so', '.pyd')
+        ]
+        for binary in binaries:
             try:
                 torch.ops.load_library(str(binary))
                 return False

@@ -134,12 +134,16 @@ def run(cfg: Config, *hooks: Hook) -> Runner:
     try:
         runner.train()
     finally:
-        # Workers left to the garbage collector are waited for, 5 s each.
-        for loop in (runner._train_loop, runner._val_loop):
-            iterator = getattr(getattr(loop, 'dataloader', None), '_iterator', None)
-            if iterator is not None:
-                iterator._shutdown_workers()
+        close(runner)
     return runner
+
+
+def close(runner: Runner) -> None:
+    """End the workers; the garbage collector would wait for each, 5 s long."""
+    for loop in (runner._train_loop, runner._val_loop, runner._test_loop):
+        iterator = getattr(getattr(loop, 'dataloader', None), '_iterator', None)
+        if iterator is not None:
+            iterator._shutdown_workers()
 
 
 def resume(cfg: Config, checkpoint=None) -> Runner:

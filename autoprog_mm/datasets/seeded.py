@@ -2,7 +2,7 @@
 """A dataloader whose samples are functions of seed, epoch, rank and place."""
 import copy
 from contextlib import contextmanager
-from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Iterator, NamedTuple, Optional, Sequence, Tuple
 
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
@@ -140,7 +140,7 @@ def seeded_dataloader(loader: DataLoader, seed: int, rank: int) -> Tuple[DataLoa
 
 
 def draw_batches(loader: DataLoader, sampler: SeededSampler, indices: Sequence[int],
-                 *keys) -> List[dict]:
+                 *keys) -> Iterator[dict]:
     """Collated batches of the given samples, through the loader's own workers.
 
     Args:
@@ -149,8 +149,8 @@ def draw_batches(loader: DataLoader, sampler: SeededSampler, indices: Sequence[i
         indices (Sequence[int]): Samples to draw, in order.
         *keys (int | str): See :meth:`SeededSampler.drawing`.
 
-    Returns:
-        list[dict]: The batches.
+    Yields:
+        dict: A batch.
     """
     with sampler.drawing(indices, *keys):
-        return list(loader)
+        yield from loader

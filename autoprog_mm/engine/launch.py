@@ -76,8 +76,9 @@ def prepare_config(cfg: Config, args: argparse.Namespace) -> Config:
 
     if args.amp and not hasattr(args, 'checkpoint'):
         _enable_amp(cfg)
-    if get_device() == 'cpu':
-        _fall_back_to_cpu(cfg)
+    device = get_device()
+    if device in ('cpu', 'mps'):  # where mmengine has no mixed precision
+        _fall_back(cfg, device)
     return cfg
 
 
@@ -95,17 +96,18 @@ def _enable_amp(cfg: Config) -> None:
     wrapper.setdefault('loss_scale', 'dynamic')
 
 
-def _fall_back_to_cpu(cfg: Config) -> None:
-    """Replace what needs an accelerator, with a warning each."""
+def _fall_back(cfg: Config, device: str) -> None:
+    """Replace what this device cannot do, with a warning each."""
 
     def warn(what: str) -> None:
-        print_log(f'There is no accelerator here: {what}.', 'current', logging.WARNING)
+        print_log(f'On the device {device!r}: {what}.', 'current', logging.WARNING)
 
     wrapper = cfg.get('optim_wrapper')
     full_precision = {amp: full for full, amp in AMP_TYPES.items()}
-    if wrapper is not None and wrapper.get('type') in full_precision:
-        amp = wrapper.type
-        wrapper.type = full_precision[amp]
+    amp = (wrapper or {}).get('type', '')
+    scope, _, kind = amp.rpartition('.') if isinstance(amp, str) else ('', '', '')
+    if kind in full_precision:
+        wrapper.type = f'{scope}.{full_precision[kind]}' if scope else full_precision[kind]
         for key in ('dtype', 'loss_scale', 'use_fsdp'):
             wrapper.pop(key, None)
         warn(f'training in float32 with {wrapper.type} instead of {amp}')
@@ -117,7 +119,10 @@ def _fall_back_to_cpu(cfg: Config) -> None:
     for name in _DATALOADERS:
         if cfg.get(name) is not None:
             cfg[name].pin_memory = False
-    if cfg.launcher == 'pytorch' and not torch.distributed.is_initialized():
+    if device == 'cpu' and cfg.launcher in ('slurm', 'mpi'):
+        raise ValueError(
+            f'--launcher {cfg.launcher} needs GPUs; on CPUs use --launcher pytorch with torchrun.')
+    if device == 'cpu' and cfg.launcher == 'pytorch' and not torch.distributed.is_initialized():
         # mmengine's own launcher would ask CUDA for a device.
         torch.distributed.init_process_group(backend='gloo')
         os.environ.setdefault('LOCAL_RANK', '0')
@@ -171,6 +176,8 @@ def _check_folder(key: str, dataset: dict) -> None:
         if osp.getsize(path) == 0:
             raise ValueError(f'{key}.ann_file: the file {path!r} is empty.')
     folder = osp.join(root, prefix)
+    if annotations and not folder:  # a list of absolute paths
+        return
     if not osp.isdir(folder):
         raise ValueError(f'{key}: there is no folder {folder!r}. {fix}')
     extensions = dataset.get('extensions') or getattr(kind, 'IMG_EXTENSIONS', None) or (

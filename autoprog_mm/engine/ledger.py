@@ -4,6 +4,7 @@ import json
 import math
 import time
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any, Iterator, List, Optional
 
 from ..growth.schedule import Stage
@@ -98,7 +99,7 @@ class Ledger:
             index=stage.index,
             begin_epoch=stage.begin_epoch,
             end_epoch=stage.end_epoch,
-            subnet=_as_dict(subnet),
+            subnet=asdict(subnet),
             operator=operator,
             seconds=dict.fromkeys(ACCOUNTS, 0.),
             search=None)
@@ -113,7 +114,7 @@ class Ledger:
             subnet (Subnet): The choice.
             search (dict): The search's part of the record.
         """
-        self.stages[-1].update(subnet=_as_dict(subnet), search=search)
+        self.stages[-1].update(subnet=asdict(subnet), search=search)
 
     # ------------------------------------------------------------------ views
 
@@ -122,7 +123,7 @@ class Ledger:
         return dict(
             schema=SCHEMA,
             model=self.model,
-            full=_as_dict(self.full),
+            full=asdict(self.full),
             stages=self.stages,
             train_seconds=self.train_seconds,
             finished=self.finished)
@@ -141,16 +142,11 @@ class Ledger:
         """dict: What a checkpoint keeps, in plain types."""
         if self._account is not None:
             self.switch(self._account)
-        return self.record()
+        return dict(stages=self.stages)
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from what :meth:`state_dict` gave."""
         self.stages = state['stages']
-        self.finished = state['finished']
-
-
-def _as_dict(subnet: Subnet) -> dict:
-    return dict(depth=subnet.depth, resolution=subnet.resolution)
 
 
 def _json_ready(value: Any) -> Any:

@@ -48,8 +48,7 @@ def _scales(initial_scale: float, num_stages: int) -> List[float]:
     return [float(s) for s in np.linspace(initial_scale, 1, num_stages)[:-1]] + [1.0]
 
 
-def check_scale(name: str, scale: float, allow_zero: bool = False) -> None:
-    """Raise a ValueError unless ``scale`` is a number in (0, 1], or [0, 1]."""
+def _check_scale(name: str, scale: float, allow_zero: bool) -> None:
     number = isinstance(scale, (int, float)) and not isinstance(scale, bool)
     if not number or not (0 < scale <= 1 or (allow_zero and scale == 0)):
         raise ValueError(
@@ -57,12 +56,28 @@ def check_scale(name: str, scale: float, allow_zero: bool = False) -> None:
             'It is the first stage\'s share of the full value; 1 switches growth of it off.')
 
 
-def check_keys(name: str, given: Mapping, allowed) -> None:
-    """Raise a ValueError if ``given`` has a key that is not in ``allowed``."""
-    unknown = sorted(set(given) - set(allowed))
-    if unknown:
-        raise ValueError(
-            f'{name} got unknown keys {unknown}; it takes {sorted(allowed)}.')
+def _check_positive(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f'{name} must be a positive int, but got {value!r}.')
+
+
+def check_schedule(num_stages: int, initial_scale: Mapping[str, float],
+                   regularization: Mapping[str, float]) -> None:
+    """Raise a ValueError if these can't make a schedule, whatever the network.
+
+    Args:
+        num_stages (int): See :func:`build_schedule`.
+        initial_scale (dict): See :func:`build_schedule`.
+        regularization (dict): See :func:`build_schedule`.
+    """
+    _check_positive('num_stages', num_stages)
+    for name, scales, allowed in (('initial_scale', initial_scale, ('depth', 'resolution')),
+                                  ('regularization', regularization, REGULARIZERS)):
+        unknown = sorted(set(scales) - set(allowed))
+        if unknown:
+            raise ValueError(f'{name} got unknown keys {unknown}; it takes {sorted(allowed)}.')
+        for key, scale in scales.items():
+            _check_scale(f'{name}.{key}', scale, allow_zero=name == 'regularization')
 
 
 def build_schedule(num_stages: int,
@@ -103,21 +118,14 @@ def build_schedule(num_stages: int,
     """
     if not isinstance(full, Subnet):
         full = Subnet(**full)
-    for name, value in (('num_stages', num_stages), ('max_epochs', max_epochs),
-                        ('resolution_divisor', resolution_divisor)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f'{name} must be a positive int, but got {value!r}.')
+    regularization = dict(regularization or {})
+    check_schedule(num_stages, initial_scale, regularization)
+    _check_positive('max_epochs', max_epochs)
+    _check_positive('resolution_divisor', resolution_divisor)
     if num_stages > max_epochs:
         raise ValueError(
             f'num_stages ({num_stages}) must not exceed max_epochs ({max_epochs}): each stage '
             'needs an epoch. Lower num_stages of AutoProgHook or raise train_cfg.max_epochs.')
-    check_keys('initial_scale', initial_scale, ('depth', 'resolution'))
-    for name, scale in initial_scale.items():
-        check_scale(f'initial_scale.{name}', scale)
-    regularization = dict(regularization or {})
-    check_keys('regularization', regularization, REGULARIZERS)
-    for name, scale in regularization.items():
-        check_scale(f'regularization.{name}', scale, allow_zero=True)
     if full.resolution % resolution_divisor:
         raise ValueError(
             f'resolution_divisor ({resolution_divisor}) must divide the full resolution '
@@ -129,8 +137,9 @@ def build_schedule(num_stages: int,
     for i in range(num_stages):
         strength = {}
         for name, full_value in (full_regularization or {}).items():
-            value = max(0., _scales(regularization.get(name, 1), num_stages)[i] * full_value)
-            strength[name] = round(value) if name == 'rand_augment' else value
+            scale = _scales(regularization.get(name, 1), num_stages)[i]
+            value = max(0., full_value if scale == 1 else scale * full_value)
+            strength[name] = round(value) if name == 'rand_augment' and scale < 1 else value
         stages.append(
             Stage(
                 index=i,

@@ -2,7 +2,7 @@
 import time
 from contextlib import contextmanager
 from statistics import median
-from typing import Dict, Iterator, List, Sequence, Tuple
+from typing import Dict, Iterable, Iterator, List, Sequence, Tuple
 
 import torch
 import torch.nn as nn
@@ -80,15 +80,34 @@ class OneShotSearch:
     def state_dict(self) -> dict:
         """dict: All that a resumed search needs, in plain types."""
         return dict(
+            settings=self._settings(),
             w=self.w,
             candidates=[[c.depth, c.resolution] for c in self.candidates],
             losses=[list(losses) for losses in self.losses])
 
     def load_state_dict(self, state: dict) -> None:
-        """Take up what :meth:`state_dict` gave."""
+        """Take up what :meth:`state_dict` gave.
+
+        Args:
+            state (dict): From :meth:`state_dict`.
+
+        Raises:
+            ValueError: If it was made with other settings.
+        """
+        if state['settings'] != self._settings():
+            raise ValueError(
+                f'The checkpoint was made with search={state["settings"]}, but it now is '
+                f'{self._settings()}; set the same to resume.')
         self.start([Subnet(*c) for c in state['candidates']])
         self.losses = [list(losses) for losses in state['losses']]
         self.w = state['w']
+
+    def _settings(self) -> dict:
+        return dict(
+            epochs=self.epochs,
+            eval_batches=self.eval_batches,
+            evals=list(self.evals),
+            cost=self.cost)
 
     def draw(self, seed: int, step: int) -> Subnet:
         """The candidate that step ``step`` trains, the same on all ranks."""
@@ -105,17 +124,19 @@ class OneShotSearch:
         """bool: Whether the scoring batches are held."""
         return bool(self._batches)
 
-    def hold_batches(self, batches: Sequence[dict]) -> None:
+    def hold_batches(self, batches: Iterable[dict]) -> None:
         """Keep the batches to score on, as they come from the loader.
 
         Args:
-            batches (Sequence[dict]): Collated training batches: ``inputs`` of
+            batches (Iterable[dict]): Collated training batches: ``inputs`` of
                 shape (B, C, H, W) or a list of (C, H, W), and ``data_samples``
                 with one ``gt_label`` each.
         """
         for batch in batches:
             inputs = batch['inputs']
-            images = inputs if isinstance(inputs, torch.Tensor) else torch.stack(list(inputs))
+            # Copies, for loaders deliver into shared or pinned memory.
+            images = inputs.clone() if isinstance(inputs, torch.Tensor) else torch.stack(
+                list(inputs))
             labels = [sample.gt_label for sample in batch['data_samples']]
             if any(label.numel() != 1 for label in labels):
                 raise ValueError(
@@ -152,8 +173,7 @@ class OneShotSearch:
                             model, {**weights, **buffers},
                             (resize_batch(data, candidate.resolution), ))
                     totals[i] += F.cross_entropy(
-                        logits.float(), labels, reduction='sum').double().cpu()
-        totals = totals.to(preprocessor.device)
+                        logits.float(), labels, reduction='sum').cpu().double()
         all_reduce(totals)
         losses = (totals[:-1] / totals[-1]).tolist()
         for history, loss in zip(self.losses, losses):

@@ -40,7 +40,7 @@ class ElasticDeiT(ElasticBackbone, VisionTransformer):
             raise ValueError(
                 f'out_indices must be -1 (the last layer), but got {self.out_indices}: an inner '
                 'layer may be asleep.')
-        if self.frozen_stages > 0:
+        if self.frozen_stages != -1:
             raise ValueError(
                 f'frozen_stages must be -1, but got {self.frozen_stages}: ElasticDeiT itself '
                 'decides which layers train.')
@@ -67,13 +67,14 @@ class ElasticDeiT(ElasticBackbone, VisionTransformer):
         self.check_subnet(subnet)
         patch = self.resolution_step
         width = self.embed_dims
-        hidden = self.arch_settings['feedforward_channels']
         patches = (subnet.resolution // patch)**2
         tokens = patches + self.num_extra_tokens
         stem = patches * self.patch_embed.projection.in_channels * patch**2 * width
-        attention = tokens * 4 * width**2 + 2 * tokens**2 * width
-        mlp = 2 * tokens * width * hidden
-        return float(stem + subnet.depth * (attention + mlp))
+        projections = tokens * sum(
+            module.weight.numel() for module in self.layers[0].modules()
+            if isinstance(module, nn.Linear))
+        attention = 2 * tokens**2 * width
+        return float(stem + subnet.depth * (projections + attention))
 
     def forward(self, x: torch.Tensor) -> Tuple[torch.Tensor, ...]:
         """Run the active slots.

@@ -1,7 +1,7 @@
 _base_ = [
     '../_base_/models/deit-micro.py',
     '../_base_/datasets/mnist5k_progressive.py',
-    '../_base_/schedules/micro_24e.py',
+    '../_base_/schedules/micro_28e.py',
     '../_base_/default_runtime.py',
 ]
 

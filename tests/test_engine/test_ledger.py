@@ -129,13 +129,6 @@ def test_goes_on_from_its_state(clock):
     assert not resumed.finished
 
 
-def test_finished_is_in_the_state(clock):
-    ledger = start()
-    ledger.finished = True
-    resumed = Ledger('ElasticDeiT', Subnet(12, 224))
-    resumed.load_state_dict(ledger.state_dict())
-    assert resumed.finished
-
 
 def test_file(clock, tmp_path):
     ledger = start()

@@ -1,11 +1,12 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 import logging
 import os.path as osp
+from dataclasses import astuple
 from typing import List, Mapping, Optional
 
 import torch
 from mmengine.dist import get_dist_info, is_main_process
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop
@@ -19,7 +20,7 @@ from ...datasets.transforms import (
     ProgressiveRandomErasing,
     ProgressiveRandomResizedCrop,
 )
-from ...growth.schedule import REGULARIZERS, Stage, build_schedule, check_keys, check_scale
+from ...growth.schedule import Stage, build_schedule, check_schedule
 from ...growth.scoring import stage_candidates
 from ...growth.search import OneShotSearch
 from ...growth.subnet import Subnet
@@ -30,6 +31,7 @@ from ..checkpoint import pack, unpack
 from ..ledger import SCHEMA, Ledger
 from ..optimizers import MoGrowMixin
 from ..wrappers import ElasticDistributedDataParallel
+from .mogrow_ema_hook import MoGrowEMAHook
 
 RECORD_FILE = 'autoprog.json'
 
@@ -78,15 +80,7 @@ class AutoProgHook(Hook):
             initial_scale = dict(depth=0.5, resolution=0.5)
         if regularization is None:
             regularization = dict(rand_augment=0.5, random_erasing=0., drop_path=0.)
-        if isinstance(num_stages, bool) or not isinstance(num_stages, int) or num_stages < 1:
-            raise ValueError(
-                f'num_stages of AutoProgHook must be an int of at least 1, but got {num_stages!r}.')
-        check_keys('initial_scale of AutoProgHook', initial_scale, ('depth', 'resolution'))
-        check_keys('regularization of AutoProgHook', regularization, REGULARIZERS)
-        for name, scale in initial_scale.items():
-            check_scale(f'initial_scale.{name} of AutoProgHook', scale)
-        for name, scale in regularization.items():
-            check_scale(f'regularization.{name} of AutoProgHook', scale, allow_zero=True)
+        check_schedule(num_stages, initial_scale, regularization)
         self.num_stages = num_stages
         self.initial_scale = dict(initial_scale)
         self.regularization = dict(regularization)
@@ -101,7 +95,8 @@ class AutoProgHook(Hook):
         self._searching = False
         self._choice: Optional[Subnet] = None  # decided, in effect from the next epoch on
         self._reduced: Optional[tuple] = None  # what the model wrapper was built for
-        self._loaded: Optional[dict] = None
+        self._loaded: Optional[dict] = None  # state to resume from
+        self._weights_of: Optional[dict] = None  # state that came with weights to test
 
     # ------------------------------------------------------------- run begins
 
@@ -142,13 +137,17 @@ class AutoProgHook(Hook):
                 f"'ElasticDataPreprocessor', but got "
                 f'{type(self.model.data_preprocessor).__name__}. Set it, or search=None.')
         self._build_schedule(runner.max_epochs)
-        self._warn_of_accumulation(runner)
+        self._check_accumulation(runner)
+        for hook in runner.hooks:
+            if isinstance(hook, EMAHook) and not isinstance(hook, MoGrowEMAHook):
+                raise ValueError(
+                    f'{type(hook).__name__} would average what sleeps, and knows nothing of '
+                    'growth. Use MoGrowEMAHook in its place.')
 
         rank, _ = get_dist_info()
         self.seed = runner.seed
         runner.train_loop.dataloader, self.sampler = seeded_dataloader(
             runner.train_dataloader, self.seed, rank)
-        self.backbone.min_depth = self.stages[0].subnet.depth
         self.ledger = Ledger(type(self.backbone).__name__, self.backbone.full_subnet)
         if self._loaded is not None:
             self._resume(self._loaded)
@@ -213,13 +212,9 @@ class AutoProgHook(Hook):
             full_regularization=full_regularization,
             resolution_divisor=self.resolution_divisor
             if self.num_stages > 1 else self.backbone.resolution_step)
-        patch = self.backbone.resolution_step
+        self.backbone.min_depth = self.stages[0].subnet.depth
         for stage in self.stages:
-            if stage.subnet.resolution % patch:
-                raise ValueError(
-                    f'Stage {stage.index} would run at resolution {stage.subnet.resolution}, '
-                    f'which the patch size ({patch}) does not divide; set resolution_divisor '
-                    f'of AutoProgHook ({self.resolution_divisor}) to a multiple of {patch}.')
+            self.backbone.check_subnet(stage.subnet)
         if self.search is not None:
             for stage in self.stages[:-1]:
                 length = stage.end_epoch - stage.begin_epoch
@@ -229,15 +224,13 @@ class AutoProgHook(Hook):
                         f'stage, but stage {stage.index} has {length} epochs. Lower it, or '
                         'num_stages, or raise max_epochs.')
 
-    def _warn_of_accumulation(self, runner) -> None:
+    def _check_accumulation(self, runner) -> None:
         every, steps = self.optim_wrapper._accumulative_counts, len(runner.train_dataloader)
         if steps % every:
             print_log(
-                f'accumulative_counts ({every}) does not divide the {steps} steps of an epoch: '
-                'gradients are carried over from one epoch to the next, and a resumed run, which '
-                'has lost them, will differ slightly.',
-                logger='current',
-                level=logging.WARNING)
+                f'accumulative_counts ({every}) does not divide the {steps} steps of an epoch: the '
+                'gradients that an epoch ends with, before an update is due, are dropped.',
+                logger='current')
 
     # ----------------------------------------------------------------- epochs
 
@@ -330,6 +323,9 @@ class AutoProgHook(Hook):
             runner (Runner): The runner.
         """
         self.ledger.switch('train')
+        # Gradients that are still accumulating are of weights that a growth
+        # replaces, and a resumed run would not have them.
+        self.optim_wrapper.zero_grad()
         if self._searching:
             self.backbone.activate(None)
             self.model.data_preprocessor.resolution = None
@@ -388,23 +384,46 @@ class AutoProgHook(Hook):
     # ------------------------------------------------------ validation, end
 
     def before_val(self, runner) -> None:
-        """Book on validation, in a run that trains.
+        """Book on validation in a run that trains, else see :meth:`before_test`.
 
         Args:
             runner (Runner): The runner.
         """
-        if self.ledger is not None:
-            self.ledger.switch('val')
-            runner.message_hub.update_scalar('val/train_seconds', self.ledger.train_seconds)
+        if self.ledger is None:
+            self.before_test(runner)
+            return
+        self.ledger.switch('val')
+        runner.message_hub.update_scalar('val/train_seconds', self.ledger.train_seconds)
 
-    def after_val(self, runner) -> None:
-        """Book on training again.
+    def after_val_epoch(self, runner, metrics=None) -> None:
+        """Book on training again, before the best checkpoint is saved.
 
         Args:
             runner (Runner): The runner.
+            metrics (dict, optional): Not used.
         """
         if self.ledger is not None:
             self.ledger.switch('train')
+
+    def before_test(self, runner) -> None:
+        """Run what was awake when the weights under test were saved.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        state, self._weights_of = self._weights_of, None
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        backbone = getattr(model, 'backbone', None)
+        if state is None or not isinstance(backbone, ElasticBackbone):
+            return
+        subnet = Subnet(*state['subnet'])
+        backbone.min_depth = state['stages'][0][2]
+        backbone.set_subnet(subnet)
+        if subnet.depth < backbone.full_subnet.depth:
+            print_log(
+                f'The checkpoint is of an unfinished run: {_text(subnet)} of '
+                f'{_text(backbone.full_subnet)} was awake, and is what is tested.',
+                logger='current')
 
     def after_train(self, runner) -> None:
         """Finish the record.
@@ -434,8 +453,8 @@ class AutoProgHook(Hook):
             stages=self._schedule_as_lists(),
             sampler_seed=getattr(self.sampler.sampler, 'seed', None),
             index=self._index,
-            subnet=_as_list(self.backbone.subnet),
-            choice=_as_list(self._choice),
+            subnet=astuple(self.backbone.subnet),
+            choice=self._choice and astuple(self._choice),
             searching=self._searching,
             search=None if self.search is None else self.search.state_dict(),
             ledger=self.ledger.state_dict())
@@ -453,7 +472,13 @@ class AutoProgHook(Hook):
         """
         unpack(checkpoint)
         if not runner._resume:
+            self._weights_of = checkpoint.get('autoprog')
             return
+        if 'optimizer' not in checkpoint or 'param_schedulers' not in checkpoint:
+            raise ValueError(
+                'The checkpoint to resume from has no optimizer or no schedulers: best checkpoints '
+                'are saved without. Resume from an epoch_*.pth, or use load_from without resume '
+                'to start from its weights.')
         if 'autoprog' not in checkpoint:
             raise ValueError(
                 'The checkpoint to resume from was saved without AutoProgHook, so what was awake '
@@ -483,15 +508,10 @@ class AutoProgHook(Hook):
         if self.search is not None:
             self.search.load_state_dict(state['search'])
         self.ledger.load_state_dict(state['ledger'])
-        self.ledger.finished = False
         self.optim_wrapper.settle(self.backbone, Subnet(*state['subnet']))
 
     def _schedule_as_lists(self) -> List[List[int]]:
-        return [[s.begin_epoch, s.end_epoch, *_as_list(s.subnet)] for s in self.stages]
-
-
-def _as_list(subnet: Optional[Subnet]) -> Optional[List[int]]:
-    return None if subnet is None else [subnet.depth, subnet.resolution]
+        return [[s.begin_epoch, s.end_epoch, *astuple(s.subnet)] for s in self.stages]
 
 
 def _text(subnet: Subnet) -> str:

@@ -104,9 +104,9 @@ class MoGrowEMAHook(EMAHook):
             return
         if 'online_state_dict' not in checkpoint:
             raise ValueError(
-                'The checkpoint to resume from was saved without MoGrowEMAHook, or is a best '
-                'checkpoint without optimizer. Resume from an epoch_*.pth of the same config, or '
-                'use load_from without resume to start from its weights.')
+                'The checkpoint to resume from was saved without MoGrowEMAHook. Resume with the '
+                'config that it was made with, or use load_from without resume to start from its '
+                'weights.')
         checkpoint['state_dict'] = checkpoint.pop('online_state_dict')
 
     def _swap(self, runner) -> None:

@@ -5,6 +5,7 @@ from typing import List, Optional, Union
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
+from mmengine.runner import EpochBasedTrainLoop
 from mmpretrain.registry import HOOKS
 
 from ...utils import write_atomically
@@ -57,11 +58,18 @@ class SafeCheckpointHook(CheckpointHook):
         """
         super().before_train(runner)
         loop, epoch = runner.train_loop, runner.epoch
+        if not self.by_epoch and isinstance(loop, EpochBasedTrainLoop):
+            raise ValueError(
+                'SafeCheckpointHook needs by_epoch=True under an EpochBasedTrainLoop, which can '
+                'only be resumed at the end of an epoch, but got by_epoch=False.')
+        if hasattr(loop, '_decide_current_val_interval'):  # by `dynamic_intervals`
+            loop._decide_current_val_interval()
         due = (
             runner.val_loop is not None and epoch > 0 and epoch >= loop.val_begin
             and (epoch % loop.val_interval == 0 or epoch == runner.max_epochs))
         if due and runner.message_hub.get_info(_VALIDATED) != epoch:
-            runner.logger.info(f'Validating epoch {epoch}, which the last run did not finish.')
+            runner.logger.info(
+                f'Validating epoch {epoch}, of which this checkpoint knows no result.')
             runner.val_loop.run()
 
     def after_val_epoch(self, runner, metrics=None) -> None:

@@ -1,8 +1,10 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
+import logging
 from typing import Dict, List, Optional, Sequence, Union
 
 import torch
 import torch.nn as nn
+from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmpretrain.registry import OPTIM_WRAPPERS
@@ -286,7 +288,13 @@ def _build_operator(growth: Union[dict, GrowthOperator]) -> GrowthOperator:
 
 @OPTIM_WRAPPERS.register_module()
 class MoGrowOptimWrapper(MoGrowMixin, OptimWrapper):
-    __doc__ = MoGrowMixin.__doc__.replace('for an optimizer wrapper', 'in full precision', 1)
+    """mmengine's ``OptimWrapper`` with momentum copies and growth.
+
+    Args:
+        *args: As ``OptimWrapper``.
+        **kwargs: As ``OptimWrapper`` and :class:`MoGrowMixin`: ``ema_decays``,
+            ``growth`` and ``optimizer_state``.
+    """
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -299,10 +307,16 @@ class AmpMoGrowOptimWrapper(MoGrowMixin, AmpOptimWrapper):
     Args:
         *args: As ``AmpOptimWrapper``.
         **kwargs: As ``AmpOptimWrapper`` (``dtype``, ``loss_scale`` and others)
-            and :class:`MoGrowOptimWrapper`.
+            and :class:`MoGrowMixin`.
     """
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         if self.cast_dtype is torch.bfloat16:
+            if kwargs.get('loss_scale', 'dynamic') != 'dynamic':
+                print_log(
+                    f'loss_scale={kwargs["loss_scale"]!r} has no effect: bfloat16 needs no '
+                    'gradient scaler.',
+                    logger='current',
+                    level=logging.WARNING)
             self.loss_scaler = type(self.loss_scaler)(enabled=False)

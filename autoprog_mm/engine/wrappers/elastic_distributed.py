@@ -25,6 +25,11 @@ class ElasticDistributedDataParallel(nn.Module):
 
     def __init__(self, module: nn.Module, **kwargs) -> None:
         super().__init__()
+        for name in ('device_ids', 'find_unused_parameters'):
+            if name in kwargs:
+                raise ValueError(
+                    f'model_wrapper_cfg.{name} ({kwargs[name]!r}) is not to be set: '
+                    f'{type(self).__name__} sets it to what each stage needs.')
         self.module = module
         self._options = {'broadcast_buffers': False, **kwargs}
         self.rebuild()

@@ -2,11 +2,22 @@
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmengine.runner import Runner
 from mmpretrain.models.backbones import VisionTransformer
 
 from autoprog_mm import Subnet
 from autoprog_mm.engine.hooks import AutoProgHook
-from tests.micro import STAGES, STEPS, load, micro_config, read_record, resume, run
+from tests.micro import (
+    STAGES,
+    STEPS,
+    close,
+    differences,
+    load,
+    micro_config,
+    read_record,
+    resume,
+    run,
+)
 
 SEARCH = dict(type='OneShotSearch', epochs=1, eval_batches=2, evals=(2, 1), cost='flops')
 
@@ -226,8 +237,8 @@ BROKEN = {
     'search of no epochs': (set_hook(search={**SEARCH, 'epochs': 0}), r'search\.epochs.*0'),
     'unknown cost': (set_hook(search={**SEARCH, 'cost': 'joule'}), r"search\.cost.*'joule'"),
     'no evaluation': (set_hook(search={**SEARCH, 'evals': (0, 1)}), r'search\.evals\[0\].*0'),
-    'divisor against patch': (set_hook(resolution_divisor=2), r'patch size \(8\).*'
-                              r'resolution_divisor of AutoProgHook \(2\)'),
+    'divisor against patch': (set_hook(resolution_divisor=2),
+                              r'resolution \(22\).*divisible by 8.*resolution_divisor'),
     'divisor against resolution': (set_hook(resolution_divisor=12),
                                    r'resolution_divisor \(12\).*\(32\)'),
     'size against patch': (lambda cfg: cfg.model.backbone.update(img_size=36),
@@ -260,6 +271,10 @@ BROKEN = {
                          r"growth.*'MoGrow'.*'Grow'"),
     'unknown optimizer state': (lambda cfg: cfg.optim_wrapper.update(optimizer_state='drop'),
                                 r"optimizer_state.*'drop'"),
+    'stock EMA beside growth': (lambda cfg: cfg.custom_hooks.append(dict(type='EMAHook')),
+                                'EMAHook.*MoGrowEMAHook in its place'),
+    'checkpoints by step': (
+        lambda cfg: cfg.default_hooks.checkpoint.update(by_epoch=False), 'by_epoch=True'),
     'iterations': (lambda cfg: (
         setattr(cfg, 'train_cfg', dict(by_epoch=False, max_iters=8)),
         setattr(cfg, 'param_scheduler', None)), r'EpochBasedTrainLoop.*IterBasedTrainLoop'),
@@ -321,6 +336,58 @@ def test_resume_checks_the_schedule(jpeg_root, tmp_path):
     cfg = micro_config(jpeg_root, tmp_path / 'd', train_cfg__max_epochs=4)
     with pytest.raises(ValueError, match='without AutoProgHook.*load_from'):
         resume(cfg, tmp_path / 'plain.pth')
+
+
+def test_best_checkpoints_cannot_be_resumed(jpeg_root, tmp_path):
+    run(micro_config(jpeg_root, tmp_path, train_cfg__max_epochs=4))
+    best, = tmp_path.glob('best_*.pth')
+    cfg = micro_config(jpeg_root, tmp_path / 'b', train_cfg__max_epochs=4)
+    with pytest.raises(ValueError, match='no optimizer.*epoch_.*load_from'):
+        resume(cfg, best)
+
+
+@pytest.mark.parametrize('how', ['test', 'val'])
+def test_unfinished_weights_are_tested_as_they_stood(jpeg_root, tmp_path, how):
+    """An early checkpoint gives the accuracy that it was validated with."""
+    trained = run(micro_config(jpeg_root, tmp_path))
+    cfg = micro_config(jpeg_root, tmp_path / 'test', load_from=str(tmp_path / 'epoch_3.pth'))
+    cfg.test_dataloader, cfg.test_cfg = cfg.val_dataloader, dict()
+    cfg.test_evaluator = cfg.val_evaluator
+    runner = Runner.from_cfg(cfg)
+    metrics = getattr(runner, how)()
+    close(runner)
+    assert runner.model.backbone.subnet == Subnet(3, 24)
+    # Slots as they were awake in epoch 3, worked out by hand: base 0 2, then 3.
+    assert runner.model.backbone.awake_slots == (0, 2, 3)
+    history = trained.message_hub.get_scalar('val/accuracy/top1').data[0]
+    assert metrics['accuracy/top1'] == pytest.approx(history[2])
+
+
+def test_a_search_is_resumed_with_its_settings(jpeg_root, tmp_path):
+    run(micro_config(jpeg_root, tmp_path, SEARCH))
+    for key, value in dict(epochs=2, eval_batches=1, evals=(1, 1), cost='time').items():
+        cfg = micro_config(jpeg_root, tmp_path / key, {**SEARCH, key: value})
+        with pytest.raises(ValueError, match=f"search=.*'{key}'.*set the same"):
+            resume(cfg, tmp_path / 'epoch_1.pth')
+
+
+def test_gradients_do_not_cross_epochs(jpeg_root, tmp_path):
+    """Six steps an epoch and an update every four: two steps' gradients are left over."""
+
+    class Look(Hook):
+        priority = 'LOWEST'
+
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            if batch_idx == 0:
+                assert all(p.grad is None for p in runner.model.parameters())
+
+    cfg = micro_config(jpeg_root, tmp_path / 'a', optim_wrapper__accumulative_counts=4)
+    run(cfg, Look())
+    cfg.work_dir = str(tmp_path / 'b')
+    resume(cfg, tmp_path / 'a' / 'epoch_3.pth')
+    expected, got = (load(tmp_path / name / 'epoch_8.pth') for name in 'ab')
+    assert differences(expected['online_state_dict'], got['online_state_dict']) == []
+    assert differences(expected['optimizer'], got['optimizer']) == []
 
 
 def test_defaults_are_the_documented_ones():

@@ -21,11 +21,11 @@ param_scheduler = [
         eta_min=2e-5,
         by_epoch=True,
         begin=2,
-        end=24,
+        end=28,
         convert_to_iter_based=True),
 ]
 
-train_cfg = dict(by_epoch=True, max_epochs=24, val_interval=2)
+train_cfg = dict(by_epoch=True, max_epochs=28, val_interval=2)
 val_cfg = dict()
 test_cfg = dict()
 
