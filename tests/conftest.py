@@ -7,10 +7,20 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 torch.set_num_threads(1)  # the suite's models are too small for more
 
 NUM_CLASSES = 4
+
+
+@pytest.fixture(autouse=True)
+def own_scope():
+    """A Runner's default scope must not outlive its test."""
+    before = dict(DefaultScope._instance_dict)
+    yield
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(before)
 
 
 @pytest.fixture(scope='session')
