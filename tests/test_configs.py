@@ -21,14 +21,14 @@ CONFIGS = sorted(
 # at which stages begin, by hand.
 FIRST = {
     'autoprog/deit-b_in1k.py': (Subnet(12, 224), [0, 25, 50, 75]),
-    'autoprog/deit-micro_mnist5k.py': (Subnet(6, 32), [0, 7, 14, 21]),
+    'autoprog/deit-micro_mnist5k.py': (Subnet(6, 32), [0, 8, 16]),
     'autoprog/deit-s_0.4_in1k.py': (Subnet(12, 224), [0, 25, 50, 75]),
     'autoprog/deit-s_300e_in1k.py': (Subnet(12, 224), [0, 75, 150, 225]),
     'autoprog/deit-s_in1k.py': (Subnet(12, 224), [0, 25, 50, 75]),
     'autoprog/deit-t_in1k.py': (Subnet(12, 224), [0, 25, 50, 75]),
     'baseline/deit-micro_baseline_mnist5k.py': (Subnet(6, 32), [0]),
     'baseline/deit-s_baseline_in1k.py': (Subnet(12, 224), [0]),
-    'prog/deit-micro_prog_mnist5k.py': (Subnet(3, 16), [0, 7, 14, 21]),
+    'prog/deit-micro_prog_mnist5k.py': (Subnet(3, 16), [0, 8, 16]),
     'prog/deit-s_prog_in1k.py': (Subnet(6, 128), [0, 25, 50, 75]),
 }
 

@@ -6,17 +6,6 @@ train_pipeline = [
         crop_ratio_range=(0.6, 1.0),
         aspect_ratio_range=(0.8, 1.25),
         interpolation='bilinear'),
-    dict(
-        type='ProgressiveRandAugment',
-        policies=[
-            dict(type='Rotate', magnitude_range=(0, 30)),
-            dict(type='Shear', magnitude_range=(0, 0.3), direction='horizontal'),
-            dict(type='Shear', magnitude_range=(0, 0.3), direction='vertical'),
-        ],
-        num_policies=1,
-        magnitude_level=9,
-        magnitude_std=0.5,
-        hparams=dict(pad_val=0)),
     dict(type='PackInputs'),
 ]
 
@@ -26,7 +15,7 @@ test_pipeline = [
 ]
 
 train_dataloader = dict(
-    batch_size=64,
+    batch_size=32,
     num_workers=2,
     drop_last=True,
     dataset=dict(type='MNIST5k', split='train', pipeline=train_pipeline),

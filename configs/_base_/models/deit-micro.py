@@ -8,8 +8,7 @@ model = dict(
         type='ElasticDeiT',
         arch=dict(embed_dims=64, num_layers=6, num_heads=4, feedforward_channels=256),
         img_size=32,
-        patch_size=4,
-        drop_path_rate=0.1),
+        patch_size=4),
     head=dict(
         type='VisionTransformerClsHead',
         num_classes=10,

@@ -1,9 +1,9 @@
 optim_wrapper = dict(
     type='MoGrowOptimWrapper',
-    ema_decays=(0.95, 0.98),
+    ema_decays=(0.97, 0.99),
     growth=dict(type='MoGrow'),
     optimizer_state='keep',
-    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=1.5e-3, weight_decay=0.05),
     paramwise_cfg=dict(
         norm_decay_mult=0.0,
         bias_decay_mult=0.0,
@@ -21,12 +21,12 @@ param_scheduler = [
         eta_min=2e-5,
         by_epoch=True,
         begin=2,
-        end=28,
+        end=24,
         convert_to_iter_based=True),
 ]
 
-train_cfg = dict(by_epoch=True, max_epochs=28, val_interval=2)
+train_cfg = dict(by_epoch=True, max_epochs=24, val_interval=2)
 val_cfg = dict()
 test_cfg = dict()
 
-auto_scale_lr = dict(base_batch_size=64)
+auto_scale_lr = dict(base_batch_size=32)
