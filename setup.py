@@ -15,7 +15,7 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['autoprog_mm', 'autoprog_mm.*']),
-    python_requires='>=3.9',
+    python_requires='>=3.10',
     install_requires=[
         'mmcv-lite>=2.0.1,<2.3',  # or mmcv, the same package with compiled operators
         'mmengine>=0.10.4,<0.11',

@@ -1,7 +1,6 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """Test a checkpoint, as mmpretrain's tool of this name."""
 import argparse
-import os
 import os.path as osp
 import sys
 from copy import deepcopy
@@ -10,12 +9,12 @@ from copy import deepcopy
 sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..'))
 
 import mmengine  # noqa: E402
-from mmengine.config import Config, ConfigDict, DictAction  # noqa: E402
+from mmengine.config import Config, ConfigDict  # noqa: E402
 from mmengine.evaluator import DumpResults  # noqa: E402
 from mmengine.registry import RUNNERS  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
-from autoprog_mm.engine.launch import check_datasets, prepare_config  # noqa: E402
+from autoprog_mm.engine.launch import check_datasets, parse_with_common, prepare_config  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:
@@ -28,13 +27,6 @@ def parse_args() -> argparse.Namespace:
         '--out-item',
         choices=['metrics', 'pred'],
         help='whether --out gets metrics or predictions; defaults to predictions')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override settings of the config, such as test_dataloader.batch_size=32')
-    parser.add_argument(
-        '--amp', action='store_true', help='enable automatic-mixed-precision test')
     parser.add_argument('--show-dir', help='directory for pictures of the predictions')
     parser.add_argument(
         '--show', action='store_true', help='show the predictions in a window')
@@ -43,24 +35,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--wait-time', type=float, default=2, help='seconds that each window is shown')
     parser.add_argument(
-        '--no-pin-memory',
-        action='store_true',
-        help='disable the pin_memory option in dataloaders')
-    parser.add_argument(
         '--tta',
         action='store_true',
         help='test-time augmentation, by `tta_model` and `tta_pipeline` of the config or else '
         'by averaging with the flipped image')
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='job launcher')
-    # torch.distributed.launch passes this.
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    args = parser.parse_args()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
+    return parse_with_common(parser)
 
 
 def merge_test_args(cfg: Config, args: argparse.Namespace) -> None:

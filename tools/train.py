@@ -1,18 +1,17 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """Train a model from a config, as mmpretrain's tool of this name."""
 import argparse
-import os
 import os.path as osp
 import sys
 
 # Works from a checkout that is not installed, too.
 sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..'))
 
-from mmengine.config import Config, DictAction  # noqa: E402
+from mmengine.config import Config  # noqa: E402
 from mmengine.registry import RUNNERS  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
-from autoprog_mm.engine.launch import check_datasets, prepare_config  # noqa: E402
+from autoprog_mm.engine.launch import check_datasets, parse_with_common, prepare_config  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:
@@ -27,37 +26,16 @@ def parse_args() -> argparse.Namespace:
         help='resume from this checkpoint, or, if none is given, from the latest one in the '
         'work directory')
     parser.add_argument(
-        '--amp', action='store_true', help='enable automatic-mixed-precision training')
-    parser.add_argument(
         '--no-validate', action='store_true', help='do not validate during training')
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
         help='scale the learning rate with the actual batch size')
     parser.add_argument(
-        '--no-pin-memory',
-        action='store_true',
-        help='disable the pin_memory option in dataloaders')
-    parser.add_argument(
         '--no-persistent-workers',
         action='store_true',
         help='disable the persistent_workers option in dataloaders')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override settings of the config, such as train_cfg.max_epochs=10 or '
-        'custom_hooks.0.search.epochs=1; lists as key="[a,b]" or key=a,b')
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='job launcher')
-    # torch.distributed.launch passes this.
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    args = parser.parse_args()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
+    return parse_with_common(parser)
 
 
 def main() -> None:

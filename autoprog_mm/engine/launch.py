@@ -8,7 +8,7 @@ import warnings
 from typing import Iterator, Sequence, Tuple
 
 import torch.distributed
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmpretrain.datasets import CustomDataset
@@ -19,6 +19,38 @@ AMP_TYPES = {
     'MoGrowOptimWrapper': 'AmpMoGrowOptimWrapper',
 }
 _DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
+
+def parse_with_common(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse the command line, with the options that all tools have added.
+
+    Args:
+        parser (ArgumentParser): With a tool's own arguments.
+
+    Returns:
+        Namespace: All arguments.
+    """
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings of the config, such as train_cfg.max_epochs=10 or '
+        'custom_hooks.0.search.epochs=1; lists as key="[a,b]" or key=a,b')
+    parser.add_argument('--amp', action='store_true', help='enable automatic mixed precision')
+    parser.add_argument(
+        '--no-pin-memory',
+        action='store_true',
+        help='disable the pin_memory option in dataloaders')
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='job launcher')
+    # torch.distributed.launch passes this.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
 
 
 def prepare_config(cfg: Config, args: argparse.Namespace) -> Config:
