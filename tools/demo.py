@@ -88,31 +88,27 @@ def draw(runs: dict, path: str) -> None:
     import matplotlib
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
-    figure, (top, bottom) = plt.subplots(
-        2, 1, figsize=(8, 6.5), sharex=True, height_ratios=(2, 3), layout='constrained')
-    right = top.twinx()
-    for color, (name, run) in zip(('tab:gray', 'tab:blue'), runs.items()):
-        time = 0.
-        times, depths, sizes = [], [], []
+    figure, axes = plt.subplots(
+        3, 1, figsize=(8, 7.5), sharex=True, height_ratios=(2, 2, 5), layout='constrained')
+    # The baseline is drawn wide and first, so that it shows where both agree.
+    for (name, run), color, width in zip(runs.items(), ('silver', 'tab:blue'), (5, 1.8)):
+        begin, times, depths, sizes = 0., [], [], []
         for stage in run['record']['stages']:
-            for moment in (time, time + sum(stage['seconds'].values()) - stage['seconds']['val']):
-                times.append(moment)
-                depths.append(stage['subnet']['depth'])
-                sizes.append(stage['subnet']['resolution'])
-            time = times[-1]
-        top.plot(times, depths, color=color, label=f'{name}: depth')
-        right.plot(times, sizes, color=color, linestyle='--', label=f'{name}: resolution')
+            end = begin + sum(stage['seconds'].values()) - stage['seconds']['val']
+            times += [begin, end]
+            depths += [stage['subnet']['depth']] * 2
+            sizes += [stage['subnet']['resolution']] * 2
+            begin = end
         _, seconds, accuracy = zip(*run['validations'])
-        bottom.plot(seconds, accuracy, color=color, marker='.', label=name)
-    top.set_ylabel('depth (solid)')
-    right.set_ylabel('resolution in px (dashed)')
-    top.set_ylim(bottom=0)
-    right.set_ylim(bottom=0)
-    bottom.set_ylabel('top-1 in %')
-    bottom.set_xlabel('training seconds')
-    bottom.grid(alpha=0.3)
-    bottom.legend(loc='lower right')
-    top.set_title('DeiT-micro on MNIST5k: what runs, and how accurate it is')
+        for axis, x, y in zip(axes, (times, times, seconds), (depths, sizes, accuracy)):
+            axis.plot(x, y, color=color, linewidth=width, label=name)
+    for axis, label in zip(axes, ('depth', 'resolution in px', 'top-1 in %')):
+        axis.set_ylabel(label)
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.3)
+    axes[0].set_title('DeiT-micro on MNIST5k: what runs, and how accurate it is')
+    axes[-1].set_xlabel('training seconds')
+    axes[-1].legend(loc='lower right')
     figure.savefig(path, dpi=120)
 
 
