@@ -6,7 +6,14 @@ from tests.micro import differences, load, micro_config, read_record, resume, ru
 
 # What a later run can't repeat: names, clocks and the time of the day.
 EXACT = ('state_dict', 'online_state_dict', 'optimizer', 'param_schedulers')
-SEARCH = dict(type='OneShotSearch', epochs=1, eval_batches=2, evals=(2, 1), cost='flops')
+# Stages are two epochs long. A search of one leaves an epoch to its choice; one
+# of two is still under way after a stage's first epoch.
+SEARCHES = {
+    epochs: dict(
+        type='OneShotSearch', epochs=epochs, eval_batches=2, evals=(2, 1), cost='flops')
+    for epochs in (1, 2)
+}
+SEARCH = SEARCHES[1]
 
 
 def without_clocks(record):
@@ -17,16 +24,25 @@ def without_clocks(record):
 
 
 @pytest.fixture(scope='module')
-def whole(jpeg_root, tmp_path_factory):
-    """An uninterrupted run with a search; all its checkpoints are kept."""
-    work_dir = tmp_path_factory.mktemp('whole')
-    run(micro_config(jpeg_root, work_dir, SEARCH))
-    return work_dir
+def wholes(jpeg_root, tmp_path_factory):
+    """An uninterrupted run with each search; all their checkpoints are kept."""
+    work_dirs = {}
+    for epochs, search in SEARCHES.items():
+        work_dirs[epochs] = tmp_path_factory.mktemp('whole')
+        run(micro_config(jpeg_root, work_dirs[epochs], search))
+    return work_dirs
 
 
+@pytest.fixture(scope='module')
+def whole(wholes):
+    return wholes[1]
+
+
+@pytest.mark.parametrize('epochs', SEARCHES)
 @pytest.mark.parametrize('epoch', range(1, 8))
-def test_resume_after_any_epoch_is_exact(whole, jpeg_root, tmp_path, epoch):
-    resume(micro_config(jpeg_root, tmp_path, SEARCH), whole / f'epoch_{epoch}.pth')
+def test_resume_after_any_epoch_is_exact(wholes, jpeg_root, tmp_path, epochs, epoch):
+    whole = wholes[epochs]
+    resume(micro_config(jpeg_root, tmp_path, SEARCHES[epochs]), whole / f'epoch_{epoch}.pth')
     expected, got = load(whole / 'epoch_8.pth'), load(tmp_path / 'epoch_8.pth')
     for key in EXACT:
         assert differences(expected[key], got[key], key) == []
