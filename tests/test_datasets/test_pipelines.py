@@ -10,7 +10,7 @@ from mmpretrain.registry import DATASETS, TRANSFORMS
 from torch.utils.data import Dataset
 
 from autoprog_mm.datasets import SeededDataset
-from autoprog_mm.datasets.pipelines import find_pipelines
+from autoprog_mm.datasets.pipelines import ProgressivePipelines, find_pipelines
 
 SHALLOW = [dict(type='ProgressiveRandomResizedCrop', scale=32), dict(type='PackInputs')]
 NESTED = [
@@ -121,3 +121,24 @@ def test_no_pipeline():
         pass
 
     assert find_pipelines(Plain()) == [[]]
+
+
+def test_all_pipelines_are_set_at_once():
+    shallow, nested = PipelinesDataset(SHALLOW), PipelinesDataset(NESTED)
+    pipelines = ProgressivePipelines(ConcatDataset([shallow, nested]), 32)
+    assert pipelines.full_strength == dict(rand_augment=9, random_erasing=0.25)
+    pipelines.set_resolution(16)
+    pipelines.set_strength(dict(rand_augment=4, random_erasing=0., drop_path=0.))
+    transforms = {
+        type(t).__name__: t for pipeline in find_pipelines(nested) for t in pipeline}
+    assert transforms['ProgressiveRandomResizedCrop'].resolution == 16
+    assert shallow.pipeline.transforms[0].resolution == 16
+    assert transforms['ProgressiveRandAugment'].magnitude_level == 4
+    assert transforms['ProgressiveRandomErasing'].erase_prob == 0
+
+
+def test_pipelines_of_different_strength():
+    augment = dict(NESTED[-1], magnitude_level=5)
+    datasets = [PipelinesDataset(NESTED), PipelinesDataset(SHALLOW + [augment])]
+    with pytest.raises(ValueError, match=r'the same magnitude_level, but got \[5.*, 9.*\]'):
+        ProgressivePipelines(ConcatDataset(datasets), 32)

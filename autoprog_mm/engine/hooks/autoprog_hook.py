@@ -1,5 +1,4 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
-import logging
 import os.path as osp
 from dataclasses import astuple
 from typing import List, Mapping, Optional
@@ -10,16 +9,10 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop
-from mmpretrain.datasets.transforms import RandAugment, RandomErasing
 from mmpretrain.registry import HOOKS, TASK_UTILS
 
-from ...datasets.pipelines import find_pipelines
+from ...datasets.pipelines import ProgressivePipelines
 from ...datasets.seeded import draw_batches, seeded_dataloader
-from ...datasets.transforms import (
-    ProgressiveRandAugment,
-    ProgressiveRandomErasing,
-    ProgressiveRandomResizedCrop,
-)
 from ...growth.schedule import Stage, build_schedule, check_schedule
 from ...growth.scoring import stage_candidates
 from ...growth.search import OneShotSearch
@@ -129,7 +122,10 @@ class AutoProgHook(Hook):
                 'AutoProgHook needs optim_wrapper.type to be MoGrowOptimWrapper or '
                 f'AmpMoGrowOptimWrapper, but got {type(self.optim_wrapper).__name__}, which '
                 'cannot grow.')
-        self._find_transforms(runner.train_dataloader.dataset)
+        self.pipelines = ProgressivePipelines(runner.train_dataloader.dataset,
+                                              self.backbone.full_subnet.resolution)
+        if self.num_stages > 1:
+            self.pipelines.warn_of_stock_transforms(self.regularization)
         if self.search is not None and not isinstance(self.model.data_preprocessor,
                                                       ElasticDataPreprocessor):
             raise ValueError(
@@ -164,52 +160,15 @@ class AutoProgHook(Hook):
                 f'{type(backbone).__name__}.')
         return backbone
 
-    def _find_transforms(self, dataset: torch.utils.data.Dataset) -> None:
-        self._crops, self._rand_augments, self._erasings = [], [], []
-        full = self.backbone.full_subnet.resolution
-        for pipeline in find_pipelines(dataset):
-            crops = [t for t in pipeline if isinstance(t, ProgressiveRandomResizedCrop)]
-            if len(crops) != 1:
-                raise ValueError(
-                    f'Each training pipeline needs exactly one ProgressiveRandomResizedCrop, but '
-                    f'train_dataloader.dataset.pipeline has {len(crops)} among '
-                    f'{[type(t).__name__ for t in pipeline]}. Use it in place of '
-                    'RandomResizedCrop.')
-            if crops[0].full_resolution != full:
-                raise ValueError(
-                    f'scale of ProgressiveRandomResizedCrop ({crops[0].full_resolution}) must be '
-                    f'img_size of the backbone ({full}).')
-            self._crops += crops
-            self._rand_augments += [t for t in pipeline if isinstance(t, ProgressiveRandAugment)]
-            self._erasings += [t for t in pipeline if isinstance(t, ProgressiveRandomErasing)]
-            for stock, name in ((RandAugment, 'rand_augment'), (RandomErasing, 'random_erasing')):
-                if self.num_stages > 1 and self.regularization.get(name, 1) != 1 and \
-                        any(type(t) is stock for t in pipeline):
-                    print_log(
-                        f'{stock.__name__} in the training pipeline does not follow the stages; '
-                        f'use Progressive{stock.__name__}, or regularization.{name}=1.',
-                        logger='current',
-                        level=logging.WARNING)
-
     def _build_schedule(self, max_epochs: int) -> None:
-        full_regularization = dict(drop_path=self.backbone.drop_path_rate)
-        for name, transforms, attribute in (
-            ('rand_augment', self._rand_augments, 'magnitude_level'),
-            ('random_erasing', self._erasings, 'erase_prob')):
-            values = {getattr(transform, attribute) for transform in transforms}
-            if len(values) > 1:
-                raise ValueError(
-                    f'All training pipelines must have the same {attribute}, but got '
-                    f'{sorted(values)}.')
-            if values:
-                full_regularization[name] = values.pop()
         self.stages = build_schedule(
             self.num_stages,
             max_epochs,
             self.backbone.full_subnet,
             self.initial_scale,
             regularization=self.regularization,
-            full_regularization=full_regularization,
+            full_regularization=dict(
+                self.pipelines.full_strength, drop_path=self.backbone.drop_path_rate),
             resolution_divisor=self.resolution_divisor
             if self.num_stages > 1 else self.backbone.resolution_step)
         self.backbone.min_depth = self.stages[0].subnet.depth
@@ -252,9 +211,10 @@ class AutoProgHook(Hook):
         if self.wrapper is not None and reduced != self._reduced:
             self.wrapper.rebuild(find_unused_parameters=self._searching)
             self._reduced = reduced
-        self._set_strength(self.stages[-1] if self._searching else stage)
-        for crop in self._crops:
-            crop.resolution = self.backbone.subnet.resolution
+        strength = (self.stages[-1] if self._searching else stage).regularization
+        self.backbone.drop_path_rate = strength['drop_path']
+        self.pipelines.set_strength(strength)
+        self.pipelines.set_resolution(self.backbone.subnet.resolution)
         if self._searching and not self.search.has_batches:
             with self.ledger.on('search'):
                 self._prepare_search(runner, stage)
@@ -294,14 +254,6 @@ class AutoProgHook(Hook):
             (f'Searching among {", ".join(map(_text, candidates))}.' if self._searching else ''),
             logger='current')
         self._write_record()
-
-    def _set_strength(self, stage: Stage) -> None:
-        strength = stage.regularization
-        self.backbone.drop_path_rate = strength['drop_path']
-        for transform in self._rand_augments:
-            transform.magnitude_level = strength['rand_augment']
-        for transform in self._erasings:
-            transform.erase_prob = strength['random_erasing']
 
     def _prepare_search(self, runner, stage: Stage) -> None:
         loader = runner.train_dataloader
