@@ -144,8 +144,8 @@ class OneShotSearch:
                     f'image, but got {labels[0].tolist()}; use search=None.')
             self._batches.append((images, torch.cat([label.view(1) for label in labels])))
 
-    def evaluate(self, model: nn.Module, optim_wrapper) -> List[float]:
-        """Score all candidates once and add the losses to :attr:`losses`.
+    def evaluate(self, model: nn.Module, optim_wrapper) -> None:
+        """Score all candidates once and add to :attr:`losses`, averaged over ranks.
 
         Nothing is disturbed: the momentum weights go through
         ``torch.func.functional_call``, without drop path or mixing, and
@@ -154,9 +154,6 @@ class OneShotSearch:
         Args:
             model (nn.Module): The classifier, without a model wrapper.
             optim_wrapper (MoGrowOptimWrapper): Owner of the momentum copies.
-
-        Returns:
-            list[float]: One loss a candidate, averaged over all ranks.
         """
         weights = optim_wrapper.momentum_weights(0)
         preprocessor = model.data_preprocessor
@@ -178,7 +175,6 @@ class OneShotSearch:
         losses = (totals[:-1] / totals[-1]).tolist()
         for history, loss in zip(self.losses, losses):
             history.append(loss)
-        return losses
 
     def measure(self, model: nn.Module, optim_wrapper) -> List[float]:
         """The cost of each candidate: seconds of rank 0, or multiply-adds.

@@ -16,7 +16,9 @@ _VALIDATED = 'last_validated_epoch'
 
 def _check_keys(kwargs: dict) -> None:
     # The parent takes anything and hands it to Runner.save_checkpoint.
-    known = set(signature(CheckpointHook.__init__).parameters) - {'self', 'kwargs'}
+    known = set(signature(CheckpointHook.__init__).parameters) - {
+        'self', 'kwargs', 'file_client_args'  # the last one is mmengine's old backend_args
+    }
     unknown = sorted(set(kwargs) - known)
     if unknown:
         raise ValueError(f'SafeCheckpointHook got unknown arguments {unknown}; it takes '
