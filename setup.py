@@ -22,12 +22,13 @@ setup(
         'mmpretrain>=1.2.0,<1.3',
         'numpy',
         'setuptools<81',  # mmengine needs its pkg_resources
+        'timm>=1.0.20,<2',
         'torch>=2.6',  # from here on torch.load refuses what could run code
         'torchvision',
     ],
     extras_require=dict(
         demo=['mlxtend', 'matplotlib'],
-        tests=['mlxtend', 'pytest', 'ruff', 'timm'],
+        tests=['mlxtend', 'pytest', 'ruff'],
     ),
     classifiers=[
         'License :: OSI Approved :: Apache Software License',

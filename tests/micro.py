@@ -126,6 +126,57 @@ def micro_config(data_root, work_dir, search=None, **options) -> Config:
     return cfg
 
 
+def volo_options(label_root=None) -> dict:
+    """Options that make a micro config one of a VOLO with 2 + 4 slots.
+
+    Args:
+        label_root (Path, optional): Folder of label maps to train with.
+    """
+    preprocessor = dict(type='ElasticDataPreprocessor', num_classes=4, mean=[110.] * 3,
+                        std=[60.] * 3, to_rgb=True)
+    options = dict(
+        model__backbone=dict(
+            _delete_=True,
+            type='ElasticVOLO',
+            arch=dict(
+                layers=(2, 2, 1, 1),
+                embed_dims=(8, 16, 16, 16),
+                num_heads=(1, 2, 2, 2),
+                stem_hidden_dim=4),
+            img_size=32,
+            patch_size=4,
+            drop_path_rate=0.1),
+        model__head=dict(
+            _delete_=True,
+            type='VOLOHead',
+            num_classes=4,
+            in_channels=16,
+            loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original')))
+    if label_root is not None:
+        preprocessor.update(type='TokenLabelDataPreprocessor', token_size=8)
+        options['model__head']['class_target'] = 'token_label'
+        options['train_dataloader__dataset__pipeline'] = [
+            dict(type='LoadImageFromFile'),
+            dict(type='ProgressiveRandomResizedCrop', scale=32),
+            dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+            dict(type='LoadTokenLabel', label_root=str(label_root), num_classes=4),
+            dict(type='PackInputs', algorithm_keys=('token_label', 'token_label_box')),
+        ]
+    return dict(options, model__data_preprocessor=preprocessor)
+
+
+def write_label_maps(image_root: Path, label_root: Path, num_classes: int) -> Path:
+    """Write a label map for each image to train with; its class is that of its folder."""
+    for path in sorted(Path(image_root, 'train').rglob('*.jpg')):
+        label = int(path.parent.name.split('_')[-1])
+        classes = (torch.arange(3) + label) % num_classes
+        scores = torch.tensor([5., 2., 1.])
+        cells = torch.stack([scores, classes.float()])[..., None, None].expand(2, 3, 5, 4)
+        (label_root / path.parent.name).mkdir(parents=True, exist_ok=True)
+        torch.save(cells.half().contiguous(), label_root / path.parent.name / f'{path.stem}.pt')
+    return label_root
+
+
 def run(cfg: Config, *hooks: Hook) -> Runner:
     """Train, with further hooks if there are any."""
     runner = Runner.from_cfg(cfg)

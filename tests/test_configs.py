@@ -10,7 +10,7 @@ from mmengine.hooks import Hook
 
 from autoprog_mm import Subnet
 from autoprog_mm.engine.launch import prepare_config
-from tests.micro import run
+from tests.micro import run, write_label_maps
 
 ROOT = Path(__file__).parents[1] / 'configs'
 CONFIGS = sorted(
@@ -26,10 +26,18 @@ FIRST = {
     'autoprog/deit-s_300e_in1k.py': (Subnet(12, 224), [0, 75, 150, 225]),
     'autoprog/deit-s_in1k.py': (Subnet(12, 224), [0, 25, 50, 75]),
     'autoprog/deit-t_in1k.py': (Subnet(12, 224), [0, 25, 50, 75]),
+    'autoprog/volo-d1_0.4_in1k.py': (Subnet(18, 224), [0, 25, 50, 75]),
+    'autoprog/volo-d1_in1k.py': (Subnet(18, 224), [0, 25, 50, 75]),
+    'autoprog/volo-d1_tokenlabel_in1k.py': (Subnet(18, 224), [0, 25, 50, 75]),
+    'autoprog/volo-d2_in1k.py': (Subnet(24, 224), [0, 25, 50, 75]),
+    'autoprog/volo-micro_mnist5k.py': (Subnet(6, 32), [0, 8, 16]),
     'baseline/deit-micro_baseline_mnist5k.py': (Subnet(6, 32), [0]),
     'baseline/deit-s_baseline_in1k.py': (Subnet(12, 224), [0]),
+    'baseline/volo-d1_baseline_in1k.py': (Subnet(18, 224), [0]),
+    'baseline/volo-micro_baseline_mnist5k.py': (Subnet(6, 32), [0]),
     'prog/deit-micro_prog_mnist5k.py': (Subnet(3, 16), [0, 8, 16]),
     'prog/deit-s_prog_in1k.py': (Subnet(6, 128), [0, 25, 50, 75]),
+    'prog/volo-d1_prog_in1k.py': (Subnet(9, 128), [0, 25, 50, 75]),
 }
 
 
@@ -57,6 +65,9 @@ def test_config_trains(config, jpeg_root, tmp_path):
         options['train_dataloader.dataset.data_root'] = str(jpeg_root)
     if cfg.custom_hooks[0].get('search'):
         options['custom_hooks.0.search.eval_batches'] = 1
+    if 'tokenlabel' in config:
+        loader, = (t for t in cfg.train_dataloader.dataset.pipeline if t.type == 'LoadTokenLabel')
+        loader.label_root = str(write_label_maps(jpeg_root, tmp_path / 'maps', loader.num_classes))
     cfg = prepare_config(
         cfg,
         argparse.Namespace(
@@ -76,7 +87,8 @@ def test_config_trains(config, jpeg_root, tmp_path):
     assert hook.stages[-1].subnet == runner.model.backbone.full_subnet
     assert all(
         (p in runner.optim_wrapper.optimizer.state) == p.requires_grad
-        for slot in runner.model.backbone.layers if config.startswith(('prog', 'baseline'))
+        for group in runner.model.backbone.slot_groups
+        for slot in group if config.startswith(('prog', 'baseline'))
         for p in slot.parameters())
 
 
@@ -110,8 +122,39 @@ def test_compared_configs_differ_in_growth_only():
     for names in (('autoprog/deit-s_in1k.py', 'prog/deit-s_prog_in1k.py',
                    'baseline/deit-s_baseline_in1k.py'),
                   ('autoprog/deit-micro_mnist5k.py', 'prog/deit-micro_prog_mnist5k.py',
-                   'baseline/deit-micro_baseline_mnist5k.py')):
+                   'baseline/deit-micro_baseline_mnist5k.py'),
+                  ('autoprog/volo-d1_in1k.py', 'prog/volo-d1_prog_in1k.py',
+                   'baseline/volo-d1_baseline_in1k.py'),
+                  ('autoprog/volo-micro_mnist5k.py',
+                   'baseline/volo-micro_baseline_mnist5k.py')):
         recipes = [Config.fromfile(ROOT / name).to_dict() for name in names]
         for recipe in recipes:
             recipe['custom_hooks'] = recipe['custom_hooks'][1:]
-        assert recipes[0] == recipes[1] == recipes[2]
+        assert all(recipe == recipes[0] for recipe in recipes)
+
+
+def test_imagenet_recipe_is_volos():
+    cfg = Config.fromfile(ROOT / 'autoprog' / 'volo-d1_in1k.py')
+    assert (cfg.optim_wrapper.type, cfg.optim_wrapper.dtype) == ('AmpMoGrowOptimWrapper',
+                                                                 'bfloat16')
+    optimizer = cfg.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('AdamW', 1.6e-3, 0.05)
+    assert cfg.train_dataloader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size == 1024
+    warm_up, cosine = cfg.param_scheduler
+    assert (warm_up.end, cosine.begin, cosine.end) == (20, 20, 100) and \
+        cfg.train_cfg.max_epochs == 100
+    assert 'train_cfg' not in cfg.model  # no mixup
+    assert cfg.model.head.dense_weight == 0.5 and cfg.model.backbone.drop_path_rate == 0.1
+    steps = {step.type: step for step in cfg.train_dataloader.dataset.pipeline}
+    assert steps['ProgressiveRandAugment'].magnitude_level == 9
+    assert steps['ProgressiveRandomErasing'].erase_prob == 0.25
+    assert cfg.train_dataloader.sampler == dict(type='DefaultSampler', shuffle=True)
+    assert cfg.custom_hooks[0].initial_scale == dict(depth=0.5, resolution=0.5)
+    smaller = Config.fromfile(ROOT / 'autoprog' / 'volo-d1_0.4_in1k.py')
+    assert smaller.custom_hooks[0].initial_scale == dict(depth=0.4, resolution=0.4)
+    # With token labels only the labels differ.
+    labeled = Config.fromfile(ROOT / 'autoprog' / 'volo-d1_tokenlabel_in1k.py')
+    pipeline = cfg.train_dataloader.dataset.pipeline
+    assert labeled.train_dataloader.dataset.pipeline[:-2] == pipeline[:-1]
+    assert labeled.model.backbone == cfg.model.backbone
+    assert labeled.optim_wrapper == cfg.optim_wrapper

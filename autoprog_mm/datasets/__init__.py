@@ -2,12 +2,13 @@
 from .mnist5k import MNIST5k
 from .seeded import SeededDataset, SeededSampler, seeded_dataloader
 from .transforms import (
+                         LoadTokenLabel,
                          ProgressiveRandAugment,
                          ProgressiveRandomErasing,
                          ProgressiveRandomResizedCrop,
 )
 
 __all__ = [
-    'MNIST5k', 'ProgressiveRandAugment', 'ProgressiveRandomErasing',
+    'LoadTokenLabel', 'MNIST5k', 'ProgressiveRandAugment', 'ProgressiveRandomErasing',
     'ProgressiveRandomResizedCrop', 'SeededDataset', 'SeededSampler', 'seeded_dataloader'
 ]

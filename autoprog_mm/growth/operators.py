@@ -17,14 +17,14 @@ class GroupGrowth:
     """The growth of one group of slots.
 
     Args:
-        slots (ModuleList): All slots of the group.
+        slots (Sequence[Module]): All slots of the group.
         before (Sequence[int]): Slots awake before the growth, ascending.
         after (Sequence[int]): Slots awake after it, ascending.
         backbone (ElasticBackbone): The backbone that the group is in.
         model (nn.Module): The whole model.
     """
 
-    slots: nn.ModuleList
+    slots: Sequence[nn.Module]
     before: Sequence[int]
     after: Sequence[int]
     backbone: nn.Module
@@ -67,12 +67,11 @@ class RandomInit(GrowthOperator):
     def __call__(self, growth: GroupGrowth) -> None:
         for index in growth.sources:
             slot = growth.slots[index]
+            growth.backbone.reset_slot(slot)
             for module in slot.modules():
                 # mmengine initialises each module only once.
                 if hasattr(module, '_is_init'):
                     module._is_init = False
-                if hasattr(module, 'reset_parameters'):
-                    module.reset_parameters()
             # As mmengine does it: from the outside to the inside.
             for owner in (growth.model, growth.backbone):
                 init_cfg = getattr(owner, 'init_cfg', None) or []
@@ -80,7 +79,8 @@ class RandomInit(GrowthOperator):
                     if cfg['type'] != 'Pretrained':
                         # An override is about a named part outside of the slot.
                         initialize(slot, {k: v for k, v in cfg.items() if k != 'override'})
-            slot.init_weights()
+            if hasattr(slot, 'init_weights'):  # mmengine's modules have it
+                slot.init_weights()
             growth.backbone.reset_constants(slot)
 
 

@@ -62,8 +62,8 @@ class ElasticBackbone:
 
     @property
     @abstractmethod
-    def slot_groups(self) -> Sequence[nn.ModuleList]:
-        """Sequence[ModuleList]: The groups of slots, in forward order."""
+    def slot_groups(self) -> Sequence[Sequence[nn.Module]]:
+        """Sequence[Sequence[Module]]: The groups of slots, in forward order."""
 
     def split_depth(self, depth: int) -> Tuple[int, ...]:
         """How many of ``depth`` slots each group runs.
@@ -125,6 +125,11 @@ class ElasticBackbone:
             raise ValueError(
                 f'min_depth ({depth}) must not exceed the depth that runs '
                 f'({self.subnet.depth}); set it before the first set_subnet().')
+        counts = self.split_depth(depth)
+        if not all(1 <= n <= len(group) for n, group in zip(counts, self.slot_groups)):
+            raise ValueError(
+                f'min_depth ({depth}) of {type(self).__name__} is split into {counts} slots of its '
+                'groups, each of which must run at least one. Raise initial_scale.depth.')
         self._min_depth = depth
         self.set_subnet(self.subnet)
 
@@ -159,6 +164,16 @@ class ElasticBackbone:
         self._drop_path_rate = rate
         self._apply_drop_path()
 
+    def reset_slot(self, slot: nn.Module) -> None:
+        """Give a slot fresh weights, as the constructor does.
+
+        Args:
+            slot (nn.Module): One of the slots.
+        """
+        for module in slot.modules():
+            if hasattr(module, 'reset_parameters'):
+                module.reset_parameters()
+
     def reset_constants(self, slot: nn.Module) -> None:
         """Give parameters that can't reset themselves their initial values.
 
@@ -188,6 +203,21 @@ class ElasticBackbone:
                 f'{self.resolution_step}, the patch size of {type(self).__name__}; change '
                 'img_size, initial_scale.resolution or resolution_divisor.')
         self.slots_at(subnet.depth)
+
+    def check_growth(self, before: Subnet, after: Subnet) -> None:
+        """Raise a ValueError unless growing from ``before`` only wakes slots.
+
+        Args:
+            before (Subnet): A subnet of this backbone.
+            after (Subnet): One that is at least as deep.
+        """
+        smaller, larger = self.slots_at(before.depth), self.slots_at(after.depth)
+        if not all(set(old) <= set(new) for old, new in zip(smaller, larger)):
+            raise ValueError(
+                f'{type(self).__name__} cannot grow from depth {before.depth} to {after.depth}, '
+                f'since its groups would go from {self.split_depth(before.depth)} to '
+                f'{self.split_depth(after.depth)} slots, and none may shrink. Change num_stages or '
+                'initial_scale.depth.')
 
     def set_subnet(self, subnet: Subnet) -> None:
         """Wake the slots of ``subnet`` and put all others to sleep.

@@ -4,5 +4,9 @@ from .progressive import (
                           ProgressiveRandomErasing,
                           ProgressiveRandomResizedCrop,
 )
+from .token_label import LoadTokenLabel
 
-__all__ = ['ProgressiveRandAugment', 'ProgressiveRandomErasing', 'ProgressiveRandomResizedCrop']
+__all__ = [
+    'LoadTokenLabel', 'ProgressiveRandAugment', 'ProgressiveRandomErasing',
+    'ProgressiveRandomResizedCrop'
+]

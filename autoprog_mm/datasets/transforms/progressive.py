@@ -5,8 +5,11 @@ import multiprocessing
 from multiprocessing.context import assert_spawning
 from typing import Sequence, Tuple
 
+import numpy as np
 from mmpretrain.datasets.transforms import RandAugment, RandomErasing, RandomResizedCrop
 from mmpretrain.registry import TRANSFORMS
+
+from .token_label import flip_box
 
 
 class _SharedNumber:
@@ -40,6 +43,11 @@ class _SharedNumber:
 @TRANSFORMS.register_module()
 class ProgressiveRandomResizedCrop(RandomResizedCrop):
     """``RandomResizedCrop`` straight to the size of the stage.
+
+    **Added Keys:**
+
+    - crop_box: Top, bottom, left and right of the crop, as fractions of the
+      image before any flip.
 
     Args:
         *args: As ``RandomResizedCrop``.
@@ -81,6 +89,35 @@ class ProgressiveRandomResizedCrop(RandomResizedCrop):
             raise ValueError(
                 f'scale of ProgressiveRandomResizedCrop must be square, but got {size}.')
         self.resolution = height
+
+    def rand_crop_params(self, img: np.ndarray) -> Tuple[int, int, int, int]:
+        """Draw a crop, and remember it.
+
+        Args:
+            img (ndarray): Of shape (H, W, C).
+
+        Returns:
+            tuple[int]: Top, left, height and width of the crop.
+        """
+        self._params = super().rand_crop_params(img)
+        return self._params
+
+    def transform(self, results: dict) -> dict:
+        """Crop, and note where.
+
+        Args:
+            results (dict): With ``img``, an array of shape (H, W, C).
+
+        Returns:
+            dict: ``results``, with ``img`` cropped and resized.
+        """
+        height, width = results['img'].shape[:2]
+        results = super().transform(results)
+        top, left, rows, columns = self._params
+        box = top / height, (top + rows) / height, left / width, (left + columns) / width
+        results['crop_box'] = flip_box(
+            box, results['flip_direction'] if results.get('flip') else None)
+        return results
 
 
 @TRANSFORMS.register_module()

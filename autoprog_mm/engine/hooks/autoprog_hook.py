@@ -174,6 +174,8 @@ class AutoProgHook(Hook):
         self.backbone.min_depth = self.stages[0].subnet.depth
         for stage in self.stages:
             self.backbone.check_subnet(stage.subnet)
+        for before, after in zip(self.stages, self.stages[1:]):
+            self.backbone.check_growth(before.subnet, after.subnet)
         if self.search is not None:
             for stage in self.stages[:-1]:
                 length = stage.end_epoch - stage.begin_epoch

@@ -1,0 +1,173 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+from typing import List, Sequence, Tuple, Union
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from mmpretrain.models.heads import ClsHead
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+
+from .volo import VOLOFeatures
+
+CLASS_TARGETS = ('label', 'token_label')
+# The share of the best token's scores in a prediction, as in timm.
+_TOKEN_SHARE = 0.5
+
+
+@MODELS.register_module()
+class VOLOHead(ClsHead):
+    """Classifies the class token and each other token (token labeling).
+
+    The training loss is that of the class token plus ``dense_weight`` times
+    the mean over the other tokens. What MixToken has mixed, the class token's
+    target mixes by area. A token's target is what
+    :class:`TokenLabelDataPreprocessor` made of the sample's label map, or,
+    without label maps, the target of the whole image.
+
+    Source: Jiang et al., "All Tokens Matter: Token Labeling for Training Better
+    Vision Transformers", arXiv 2104.10858.
+
+    Args:
+        num_classes (int): Number of classes.
+        in_channels (int): Channels of the tokens.
+        dense_weight (float): Weight of the tokens' loss. With 0 the head has no
+            classifier for tokens, and predicts from the class token alone.
+            Defaults to 0.5.
+        class_target (str): Target of the class token: the image's ``'label'``,
+            or ``'token_label'``, the mean of its label map over the crop, as
+            in the TokenLabeling release. Defaults to ``'label'``.
+        loss (dict): Loss of scores against image labels (one-hot, or soft from
+            mixing). Label maps are soft already and take plain cross-entropy.
+            Defaults to ``dict(type='CrossEntropyLoss', use_soft=True)``.
+        init_cfg (dict, optional): Initialisation of both classifiers.
+            Defaults to ``dict(type='TruncNormal', layer='Linear', std=.02)``.
+        **kwargs: As mmpretrain's ``ClsHead``.
+
+    Raises:
+        ValueError: For a negative ``dense_weight`` or an unknown
+            ``class_target``.
+    """
+
+    def __init__(
+            self,
+            num_classes: int,
+            in_channels: int,
+            dense_weight: float = 0.5,
+            class_target: str = 'label',
+            loss: dict = dict(type='CrossEntropyLoss', use_soft=True),  # noqa: B006
+            init_cfg: Union[dict, List[dict], None] = dict(  # noqa: B006
+                type='TruncNormal', layer='Linear', std=.02),
+            **kwargs) -> None:
+        super().__init__(loss=loss, init_cfg=init_cfg, **kwargs)
+        if dense_weight < 0:
+            raise ValueError(
+                f'dense_weight of VOLOHead must be at least 0, but got {dense_weight!r}.')
+        if class_target not in CLASS_TARGETS:
+            raise ValueError(
+                f'class_target of VOLOHead must be one of {CLASS_TARGETS}, but got '
+                f'{class_target!r}.')
+        self.num_classes = num_classes
+        self.dense_weight = dense_weight
+        self.class_target = class_target
+        self.head = nn.Linear(in_channels, num_classes)
+        self.aux_head = nn.Linear(in_channels, num_classes) if dense_weight else None
+
+    def pre_logits(self, feats: Tuple[VOLOFeatures]) -> torch.Tensor:
+        """The class token, of shape (B, C).
+
+        Args:
+            feats (tuple[VOLOFeatures]): From :class:`ElasticVOLO`.
+        """
+        return feats[-1].class_token
+
+    def forward(self, feats: Tuple[VOLOFeatures]) -> torch.Tensor:
+        """Scores of the class token plus half the best of all tokens, as timm's.
+
+        Args:
+            feats (tuple[VOLOFeatures]): From :class:`ElasticVOLO`.
+
+        Returns:
+            Tensor: Scores of shape (B, num_classes).
+        """
+        scores = self.head(self.pre_logits(feats))
+        if self.aux_head is not None:
+            scores = scores + _TOKEN_SHARE * self.aux_head(feats[-1].tokens).amax(dim=(1, 2))
+        return scores
+
+    def loss(self, feats: Tuple[VOLOFeatures], data_samples: Sequence[DataSample],
+             **kwargs) -> dict:
+        """Losses of the class token and of all others.
+
+        Args:
+            feats (tuple[VOLOFeatures]): From :class:`ElasticVOLO`.
+            data_samples (Sequence[DataSample]): With ``gt_label`` or
+                ``gt_score``, and ``token_score`` if there are label maps.
+            **kwargs: Passed on to the loss module.
+
+        Returns:
+            dict[str, Tensor]: ``loss_class``, and ``loss_token``, which is
+            weighted already.
+
+        Raises:
+            ValueError: If ``class_target`` is ``'token_label'`` and the samples
+                have no label maps, or if they have some that nobody made
+                targets of.
+        """
+        features = feats[-1]
+        scores = self.head(features.class_token)
+        dense = 'token_score' in data_samples[0]
+        if not dense and 'token_label' in data_samples[0]:
+            raise ValueError(
+                'The samples have label maps, but no targets were made of them. Set '
+                "data_preprocessor.type to 'TokenLabelDataPreprocessor', or take LoadTokenLabel "
+                'out of the training pipeline.')
+        target = self._target(data_samples, scores)
+        losses = dict(loss_class=self._class_loss(scores, target, features, data_samples, kwargs))
+        if self.aux_head is not None:
+            token_scores = self.aux_head(features.tokens)  # (B, h, w, num_classes)
+            if dense:
+                token_target = torch.stack([sample.token_score for sample in data_samples])
+                loss = soft_cross_entropy(token_scores, token_target)
+            else:
+                num_tokens = token_scores[0, ..., 0].numel()
+                loss = self.loss_module(
+                    token_scores.flatten(0, 2), target.repeat_interleave(num_tokens, dim=0),
+                    **kwargs)
+            losses['loss_token'] = self.dense_weight * loss
+        return losses
+
+    def _class_loss(self, scores: torch.Tensor, target: torch.Tensor, features: VOLOFeatures,
+                    data_samples: Sequence[DataSample], kwargs: dict) -> torch.Tensor:
+        if self.class_target == 'token_label':
+            if 'token_class_score' not in data_samples[0]:
+                raise ValueError(
+                    "class_target='token_label' of VOLOHead needs label maps: put LoadTokenLabel "
+                    'into the training pipeline and use TokenLabelDataPreprocessor.')
+            target = torch.stack([sample.token_class_score for sample in data_samples])
+        share = features.own_share
+        if share < 1:
+            target = share * target + (1 - share) * target.flip(0)
+        if self.class_target == 'token_label':
+            return soft_cross_entropy(scores, target)
+        return self.loss_module(scores, target, **kwargs)
+
+    def _target(self, data_samples: Sequence[DataSample], scores: torch.Tensor) -> torch.Tensor:
+        """The images' labels as float scores of shape (B, num_classes)."""
+        if 'gt_score' in data_samples[0]:
+            return torch.stack([sample.gt_score for sample in data_samples]).float()
+        labels = torch.cat([sample.gt_label for sample in data_samples])
+        return F.one_hot(labels, self.num_classes).float()
+
+
+def soft_cross_entropy(scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of scores against probabilities.
+
+    Args:
+        scores (Tensor): Of shape (..., num_classes), before softmax.
+        target (Tensor): Of the same shape.
+
+    Returns:
+        Tensor: Of no dimensions.
+    """
+    return -(target * F.log_softmax(scores.float(), dim=-1)).sum(-1).mean()
