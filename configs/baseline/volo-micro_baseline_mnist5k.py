@@ -6,7 +6,7 @@
 _base_ = [
     '../_base_/models/volo-micro.py',
     '../_base_/datasets/mnist5k_progressive_48.py',
-    '../_base_/schedules/micro_24e.py',
+    '../_base_/schedules/micro_30e.py',
     '../_base_/default_runtime.py',
 ]
 

@@ -13,7 +13,14 @@ import torch
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
 
-from tests.micro import differences, load, micro_config, read_record
+from tests.micro import (
+    differences,
+    load,
+    micro_config,
+    read_record,
+    volo_options,
+    write_label_maps,
+)
 
 ROOT = Path(__file__).parents[2]
 SEARCH = dict(type='OneShotSearch', epochs=1, eval_batches=2, evals=(2, 1), cost='flops')
@@ -129,13 +136,19 @@ def test_interrupted_and_killed_runs_resume_exactly(jpeg_root, tmp_path):
         assert differences(expected[key], got[key], key) == []
 
 
-def test_two_processes_stay_equal(jpeg_root, tmp_path):
+@pytest.mark.parametrize('family, port', [('deit', 29613), ('volo', 29614)])
+def test_two_processes_stay_equal(jpeg_root, tmp_path, family, port):
     """Two ranks on gloo search, grow and end with one record and one model."""
+    options = {}
+    if family == 'volo':
+        options = volo_options(write_label_maps(jpeg_root, tmp_path / 'labels', 4))
     config = dump_micro(
         jpeg_root,
         tmp_path,
-        model_wrapper_cfg=dict(type='mmpretrain.ElasticDistributedDataParallel'))
+        model_wrapper_cfg=dict(type='mmpretrain.ElasticDistributedDataParallel'),
+        **options)
     text = config.read_text() + '''
+custom_hooks.append(dict(type='SyncBuffersHook'))  # for the BatchNorm of VOLO
 custom_hooks.append(dict(type='DumpRank'))
 custom_imports['imports'].append('rank_dump')
 '''
@@ -155,6 +168,7 @@ class DumpRank(Hook):
         wrapper = runner.optim_wrapper
         torch.save(dict(
             weights=[p.detach() for p in runner.model.parameters()],
+            buffers=list(runner.model.buffers()),
             momentum=[list(wrapper.momentum_weights(i).values()) for i in range(2)],
             awake=runner.model.module.backbone.awake_slots,
             gradients=[p.grad is not None for p in runner.model.parameters()]),
@@ -162,7 +176,7 @@ class DumpRank(Hook):
 ''')
     done = subprocess.run([
         sys.executable, '-W', 'ignore', '-m', 'torch.distributed.run', '--nproc_per_node=2',
-        '--master_addr=127.0.0.1', '--master_port=29613',
+        '--master_addr=127.0.0.1', f'--master_port={port}',
         str(ROOT / 'tools' / 'train.py'),
         str(config), '--work-dir',
         str(tmp_path / 'run'), '--launcher', 'pytorch'

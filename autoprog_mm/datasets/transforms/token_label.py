@@ -1,7 +1,6 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 import os.path as osp
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Optional
 
 import torch
@@ -121,7 +120,7 @@ def load_token_label(path: str, num_classes: int) -> torch.Tensor:
             f'There is no label map {path!r}. Make the missing ones with '
             'tools/token_label/generate.py, or set label_root and image_root of '
             'LoadTokenLabel.') from None
-    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
+    except Exception as error:  # a file that is anything makes torch raise anything
         raise ValueError(
             f'The label map {path!r} cannot be read ({type(error).__name__}). Delete it, and make '
             'it again with tools/token_label/generate.py.') from error
@@ -135,6 +134,12 @@ def load_token_label(path: str, num_classes: int) -> torch.Tensor:
         raise ValueError(
             f'The label map {path!r} names classes {lowest:g} to {highest:g}, but the model has '
             f'{num_classes} (num_classes of LoadTokenLabel): its teacher had others.')
+    if label.dtype is torch.float16 and num_classes > MAX_HALF_CLASSES or \
+            label.is_floating_point() and not torch.equal(label[1], label[1].floor()):
+        raise ValueError(
+            f'The label map {path!r} names classes that are not exact ({label.dtype}, which is '
+            f'exact for up to {MAX_HALF_CLASSES} classes in float16). Make it again with '
+            'tools/token_label/generate.py.')
     if not torch.isfinite(label[0]).all():
         raise ValueError(f'The label map {path!r} has scores that are not finite.')
     return label

@@ -1,0 +1,324 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+"""Growth operators on ElasticVOLO, whose two groups of slots grow together."""
+import copy
+
+import pytest
+import torch
+from mmpretrain.registry import MODELS, OPTIM_WRAPPERS
+from mmpretrain.structures import DataSample
+
+from autoprog_mm.growth import Subnet
+
+OPERATORS = ('RandomInit', 'Stacking', 'Interpolation', 'IdentityInit', 'MoGrow')
+# 4 outlookers and 14 transformers in parts of 4, 8 and 2. With a smallest depth of 9 = 2 + 7
+# they wake in the orders 0 2, 3 1 and 0 2 4 6 8 10 12, 13 11 9 7 5 3 1.
+LARGE = dict(
+    layers=(4, 4, 8, 2), embed_dims=(8, 16, 16, 16), num_heads=(2, 2, 2, 2), stem_hidden_dim=8)
+LARGE_AWAKE = {
+    9: ((0, 2), (0, 2, 4, 6, 8, 10, 12)),
+    12: ((0, 1, 2, 3), (0, 2, 4, 6, 8, 10, 12, 13)),
+    18: ((0, 1, 2, 3), tuple(range(14))),
+}
+# 2 outlookers and 4 transformers: with a smallest depth of 3 = 2 + 1 these wake from the left.
+SMALL = dict(
+    layers=(2, 2, 1, 1), embed_dims=(8, 16, 16, 16), num_heads=(2, 2, 2, 2), stem_hidden_dim=8)
+
+# What waking slots copy: {slot: source} of the outlookers, then of the transformers.
+INTERPOLATED = {
+    ('large', 9, 12): ({1: 0, 3: 2}, {13: 12}),
+    ('large', 12, 18): ({}, {1: 0, 3: 2, 5: 4, 7: 6, 9: 8, 11: 10}),
+    ('large', 9, 18): ({1: 0, 3: 2}, {1: 0, 3: 2, 5: 4, 7: 6, 9: 8, 11: 10, 13: 12}),
+    ('large', 9, 9): ({}, {}),
+    ('small', 3, 4): ({}, {1: 0}),
+    ('small', 4, 6): ({}, {2: 1, 3: 1}),
+    ('small', 3, 6): ({}, {1: 0, 2: 0, 3: 0}),
+}
+STACKED = {
+    # Outlookers 1 and 3 are layers 1 and 3 and copy old layer 1, slot 2; transformer 13 is
+    # layer 7 of 8 and copies old layer 0 of 7, slot 0.
+    ('large', 9, 12): ({1: 2, 3: 2}, {13: 0}),
+    # Old layers 0 to 7 are slots 0 2 4 6 8 10 12 13; layers 1 3 5 7 9 11 wake.
+    ('large', 12, 18): ({}, {1: 2, 3: 6, 5: 10, 7: 13, 9: 2, 11: 6}),
+    # Old layers 0 to 6 are slots 0 2 4 ... 12: layers 7 9 11 13 copy 0 2 4 6.
+    ('large', 9, 18): ({1: 2, 3: 2}, {1: 2, 3: 6, 5: 10, 7: 0, 9: 4, 11: 8, 13: 12}),
+    ('large', 9, 9): ({}, {}),
+    ('small', 3, 4): ({}, {1: 0}),
+    ('small', 4, 6): ({}, {2: 0, 3: 1}),
+    ('small', 3, 6): ({}, {1: 0, 2: 0, 3: 0}),
+}
+GROWTHS = list(INTERPOLATED)
+
+
+def build(name, depth, operator, init_cfg=None, backbone_cfg=None, **kwargs):
+    """A classifier at some depth, and an optimizer wrapper that has taken two steps."""
+    torch.manual_seed(0)
+    model = MODELS.build(
+        dict(
+            type='ImageClassifier',
+            backbone=dict(
+                type='ElasticVOLO', arch=dict(LARGE if name == 'large' else SMALL), img_size=32,
+                patch_size=4, init_cfg=backbone_cfg),
+            head=dict(type='VOLOHead', num_classes=5, in_channels=16),
+            init_cfg=copy.deepcopy(init_cfg)))
+    model.backbone.min_depth = 9 if name == 'large' else 3
+    wrapper = OPTIM_WRAPPERS.build(
+        dict(
+            type='MoGrowOptimWrapper',
+            optimizer=torch.optim.AdamW(model.parameters(), lr=1e-3),
+            ema_decays=(0.5, 0.9),
+            growth=dict(type=operator), **kwargs))
+    model.backbone.set_subnet(Subnet(depth, 16))
+    wrapper.initialize_count_status(model, 0, 10)
+    return model, wrapper
+
+
+def train(model, wrapper, steps=2):
+    generator = torch.Generator().manual_seed(1)
+    model.train()
+    for _ in range(steps):
+        images = torch.randn(2, 3, 16, 16, generator=generator)
+        samples = [DataSample().set_gt_label(label) for label in (1, 3)]
+        wrapper.update_params(sum(model(images, samples, mode='loss').values()))
+
+
+def slots_of(model):
+    """(group, slot, module), and the prefix of its parameters' names."""
+    parts = [(0, 0), (1, 2), (1, 3), (1, 4)]
+    counts = [0, 0]
+    for group, part in parts:
+        for i, module in enumerate(model.backbone.network[part]):
+            yield group, counts[group], module, f'backbone.network.{part}.{i}.'
+            counts[group] += 1
+
+
+def mark(model, wrapper):
+    """Outlooker k is k + 1, transformer k is k + 101, and the rest 0.5; in copy j of the
+    momentum weights 1000 (j + 1) more, and the rest -(j + 1)."""
+    with torch.no_grad():
+        for value in model.parameters():
+            value.fill_(0.5)
+        for j in range(2):
+            for value in wrapper.momentum_weights(j).values():
+                value.fill_(-(j + 1.))
+        for group, slot, module, prefix in slots_of(model):
+            for name, value in module.named_parameters():
+                value.fill_(100 * group + slot + 1)
+                for j in range(2):
+                    wrapper.momentum_weights(j)[prefix + name].fill_(
+                        1000 * (j + 1) + 100 * group + slot + 1)
+
+
+def marks(model, weights):
+    """What the slots of each group are filled with, and the rest."""
+    values, rest = ([], []), dict(weights)
+    for group, _, module, prefix in slots_of(model):
+        of_slot = {v for name, _ in module.named_parameters()
+                   for v in rest.pop(prefix + name).unique().tolist()}
+        value, = of_slot
+        values[group].append(value)
+    return values, {v for value in rest.values() for v in value.unique().tolist()}
+
+
+def expected(name, offset, sources=({}, {})):
+    sizes = (4, 14) if name == 'large' else (2, 4)
+    return tuple([offset + 100 * group + sources[group].get(slot, slot) + 1
+                  for slot in range(size)] for group, size in enumerate(sizes))
+
+
+@pytest.mark.parametrize('growth', GROWTHS, ids=str)
+@pytest.mark.parametrize('operator', ['Interpolation', 'Stacking', 'MoGrow'])
+def test_copies_by_hand(operator, growth):
+    name, before, after = growth
+    model, wrapper = build(name, before, operator)
+    mark(model, wrapper)
+    wrapper.grow(model.backbone, Subnet(after, 32))
+    assert model.backbone.subnet == Subnet(after, 32)
+    values, rest = marks(model, dict(model.named_parameters()))
+
+    sources = (STACKED if operator == 'Stacking' else INTERPOLATED)[growth]
+    if operator == 'MoGrow':
+        # What was awake, and all that wakes from it, is of the last momentum copy.
+        slots = model.backbone.slots_at(before), model.backbone.slots_at(after)
+        adopted = expected(name, 2000, sources)
+        assert values == tuple(
+            [adopted[group][slot] if slot in slots[1][group] else online
+             for slot, online in enumerate(expected(name, 0)[group])] for group in (0, 1))
+        assert rest == {-2.}
+    else:
+        assert values == expected(name, 0, sources)
+        assert rest == {0.5}
+    # The momentum copies always grow by interpolation of their own.
+    for j in range(2):
+        values, rest = marks(model, wrapper.momentum_weights(j))
+        assert values == expected(name, 1000 * (j + 1), INTERPOLATED[growth])
+        assert rest == {-(j + 1.)}
+
+
+def test_awake_slots_of_the_large_one():
+    model, wrapper = build('large', 9, 'Interpolation')
+    for depth, slots in LARGE_AWAKE.items():
+        wrapper.grow(model.backbone, Subnet(depth, 32))
+        assert model.backbone.awake_slots == slots
+        for group, slot, module, _ in slots_of(model):
+            assert all(p.requires_grad == (slot in slots[group]) for p in module.parameters())
+
+
+@pytest.mark.parametrize('growth', GROWTHS, ids=str)
+def test_identity_init_keeps_the_function(growth):
+    name, before, after = growth
+    model, wrapper = build(name, before, 'IdentityInit')
+    with torch.no_grad():
+        for param in model.parameters():  # zeros, such as fresh biases, would hide a mistake
+            param.normal_(0.1, 0.3)
+        for norm in model.backbone.patch_embed.conv[1::3]:
+            norm.running_mean.normal_()
+            norm.running_var.uniform_(0.5, 2)
+    model.eval()
+    images = torch.randn(2, 3, 24, 24)
+    with torch.no_grad():
+        logits = model(images)
+        features, = model.backbone(images)
+        model.backbone.set_subnet(Subnet(after, 32))
+        changed = model(images)
+        assert before == after or not torch.allclose(changed, logits, atol=1e-3)
+        model.backbone.set_subnet(Subnet(before, 16))
+        wrapper.grow(model.backbone, Subnet(after, 32))
+        assert torch.equal(model(images), logits)
+        grown, = model.backbone(images)
+    assert torch.equal(grown.class_token, features.class_token)
+    assert torch.equal(grown.tokens, features.tokens)
+
+
+def test_identity_init_zeroes_the_last_projections_alone():
+    model, wrapper = build('large', 9, 'IdentityInit')
+    mark(model, wrapper)
+    wrapper.grow(model.backbone, Subnet(12, 32))
+    sources = INTERPOLATED['large', 9, 12]
+    for group, slot, module, _ in slots_of(model):
+        for name, param in module.named_parameters():
+            source = sources[group].get(slot)
+            if source is None:
+                value = 100 * group + slot + 1
+            elif name.startswith(('attn.proj.', 'mlp.fc2.')):
+                value = 0
+            else:
+                value = 100 * group + source + 1
+            assert param.unique().tolist() == [value], name
+    assert {name.rsplit('.', 1)[0] for name, p in model.named_parameters() if p.eq(0).all()} == {
+        f'backbone.network.{slot}.{projection}'
+        for slot in ('0.1', '0.3', '4.1') for projection in ('attn.proj', 'mlp.fc2')}
+
+
+def assert_fresh(slot, std=0.02):
+    """As timm's constructor leaves a slot."""
+    linears = [m for m in slot.modules() if isinstance(m, torch.nn.Linear)]
+    norms = [m for m in slot.modules() if isinstance(m, torch.nn.LayerNorm)]
+    assert len(linears) in (4, 5) and len(norms) == 2
+    assert len(linears) * 2 - 1 + 4 == len(list(slot.parameters()))  # one without a bias
+    for linear in linears:
+        # The smallest has 64 weights: 4 standard errors are 35 %.
+        assert linear.weight.std().item() == pytest.approx(std, rel=0.35)
+        assert abs(linear.weight.mean().item()) < 0.5 * std
+        assert linear.bias is None or linear.bias.eq(0).all()
+    for norm in norms:
+        assert norm.weight.eq(1).all() and norm.bias.eq(0).all()
+
+
+@pytest.mark.parametrize('growth', GROWTHS, ids=str)
+def test_random_init(growth):
+    name, before, after = growth
+    model, wrapper = build(name, before, 'RandomInit')
+    model.init_weights()
+    mark(model, wrapper)  # as training would
+    rest = {key: value.clone() for key, value in model.state_dict().items()}
+    wrapper.grow(model.backbone, Subnet(after, 32))
+    waking, prefixes = [], []
+    for group, slot, module, prefix in slots_of(model):
+        if slot in INTERPOLATED[growth][group]:
+            assert_fresh(module)
+            waking.append(module)
+            prefixes.append(prefix)
+    for key, value in model.state_dict().items():
+        assert key.startswith(tuple(prefixes)) or torch.equal(value, rest[key]), key
+    weights = [module.mlp.fc1.weight for module in waking]
+    assert not any(torch.equal(a, b) for i, a in enumerate(weights) for b in weights[:i]
+                   if a.shape == b.shape)
+    # Momentum copies grow from their own sources here, too.
+    values, _ = marks(model, wrapper.momentum_weights(0))
+    assert values == expected(name, 1000, INTERPOLATED[growth])
+
+
+@pytest.mark.parametrize('where', ['model', 'backbone'])
+def test_random_init_follows_init_cfg(where):
+    own = [dict(type='TruncNormal', layer='Linear', std=.3),
+           dict(type='Constant', layer='LayerNorm', val=0.7, bias=0.1)]
+    model, wrapper = build(
+        'large', 9, 'RandomInit', **{dict(model='init_cfg', backbone='backbone_cfg')[where]: own})
+    mark(model, wrapper)
+    wrapper.grow(model.backbone, Subnet(18, 32))
+    for group, slot in ((0, 1), (0, 3), (1, 13), (1, 5)):
+        module = model.backbone.slot_groups[group][slot]
+        assert module.mlp.fc1.weight.std().item() == pytest.approx(0.3, rel=0.15)
+        assert module.mlp.fc1.bias.eq(0).all()
+        assert module.norm1.weight.unique().tolist() == pytest.approx([0.7])
+        assert module.norm2.bias.unique().tolist() == pytest.approx([0.1])
+
+
+def test_random_init_again():
+    """Slots that were trained, slept and wake once more are as fresh as at first."""
+    model, wrapper = build('large', 9, 'RandomInit')
+    wrapper.grow(model.backbone, Subnet(12, 32))
+    first = model.backbone.slot_groups[0][3].mlp.fc1.weight.clone()
+    wrapper.settle(model.backbone, Subnet(9, 32))
+    mark(model, wrapper)
+    wrapper.grow(model.backbone, Subnet(12, 32))
+    for slot in (model.backbone.slot_groups[0][3], model.backbone.slot_groups[1][13]):
+        assert_fresh(slot)
+    assert not torch.equal(model.backbone.slot_groups[0][3].mlp.fc1.weight, first)
+
+
+@pytest.mark.parametrize('state', ['keep', 'reset'])
+@pytest.mark.parametrize('operator', OPERATORS)
+def test_a_run_of_growths(operator, state):
+    """9, 12, 18: parameters stay the same objects, and all of them train."""
+    model, wrapper = build('large', 9, operator, optimizer_state=state)
+    before = {name: id(param) for name, param in model.named_parameters()}
+    in_optimizer = [id(p) for group in wrapper.optimizer.param_groups for p in group['params']]
+    copies = [{name: id(value) for name, value in wrapper.momentum_weights(j).items()}
+              for j in range(2)]
+    train(model, wrapper)
+    for depth in (12, 18):
+        was_awake = {name for name, param in model.named_parameters() if param.requires_grad}
+        norms = [norm.running_mean.clone() for norm in model.backbone.patch_embed.conv[1::3]]
+        wrapper.grow(model.backbone, Subnet(depth, 16))
+        assert {name: id(param) for name, param in model.named_parameters()} == before
+        assert [id(p) for g in wrapper.optimizer.param_groups for p in g['params']] == in_optimizer
+        assert [{name: id(value) for name, value in wrapper.momentum_weights(j).items()}
+                for j in range(2)] == copies
+        assert all(torch.equal(norm.running_mean, mean) for norm, mean in zip(
+            model.backbone.patch_embed.conv[1::3], norms))
+        with_state = {name for name, param in model.named_parameters()
+                      if param in wrapper.optimizer.state}
+        assert with_state == (was_awake if state == 'keep' else set())
+        values = {name: param.detach().clone() for name, param in model.named_parameters()}
+        momentum = {name: value.clone() for name, value in wrapper.momentum_weights(0).items()}
+        train(model, wrapper)
+        slots = LARGE_AWAKE[depth]
+        sleeping = tuple(prefix for group, slot, _, prefix in slots_of(model)
+                         if slot not in slots[group])
+        for name, param in model.named_parameters():
+            asleep = name.startswith(sleeping)
+            assert torch.equal(param, values[name]) == asleep, name
+            assert torch.equal(wrapper.momentum_weights(0)[name], momentum[name]) == asleep, name
+
+
+def test_refuses_to_shrink_a_group():
+    """From 9 = 2 + 7 to 10 = 4 + 6, transformers would fall asleep."""
+    model, wrapper = build('large', 9, 'Interpolation')
+    mark(model, wrapper)
+    with pytest.raises(ValueError, match='A growth can only wake slots'):
+        wrapper.grow(model.backbone, Subnet(10, 32))
+    with pytest.raises(ValueError, match='A growth can only wake slots'):
+        model.backbone.set_subnet(Subnet(12, 32))
+        wrapper.grow(model.backbone, Subnet(9, 32))
+    assert marks(model, dict(model.named_parameters())) == (expected('large', 0), {0.5})
