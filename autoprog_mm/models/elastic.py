@@ -125,11 +125,7 @@ class ElasticBackbone:
             raise ValueError(
                 f'min_depth ({depth}) must not exceed the depth that runs '
                 f'({self.subnet.depth}); set it before the first set_subnet().')
-        counts = self.split_depth(depth)
-        if not all(1 <= n <= len(group) for n, group in zip(counts, self.slot_groups)):
-            raise ValueError(
-                f'min_depth ({depth}) of {type(self).__name__} is split into {counts} slots of its '
-                'groups, each of which must run at least one. Raise initial_scale.depth.')
+        self._check_split(depth)
         self._min_depth = depth
         self.set_subnet(self.subnet)
 
@@ -193,6 +189,7 @@ class ElasticBackbone:
             raise ValueError(
                 f'depth must be between min_depth ({self._min_depth}) and the full depth of '
                 f'{type(self).__name__} ({self.full_subnet.depth}), but got {depth}.')
+        self._check_split(depth)
         return self._slots(depth)
 
     def check_subnet(self, subnet: Subnet) -> None:
@@ -200,7 +197,7 @@ class ElasticBackbone:
         if subnet.resolution % self.resolution_step:
             raise ValueError(
                 f'resolution ({subnet.resolution}) must be divisible by '
-                f'{self.resolution_step}, the patch size of {type(self).__name__}; change '
+                f'{self.resolution_step}, the token size of {type(self).__name__}; change '
                 'img_size, initial_scale.resolution or resolution_divisor.')
         self.slots_at(subnet.depth)
 
@@ -271,6 +268,15 @@ class ElasticBackbone:
             self.activate(before)
 
     # ---------------------------------------------------------------- private
+
+    def _check_split(self, depth: int) -> None:
+        counts, sizes = self.split_depth(depth), [len(group) for group in self.slot_groups]
+        if not all(1 <= count <= size for count, size in zip(counts, sizes)):
+            running, existing = (' and '.join(map(str, numbers)) for numbers in (counts, sizes))
+            raise ValueError(
+                f'{type(self).__name__} cannot run at depth {depth}: of its groups of {existing} '
+                f'slots {running} would run, but at least one of each must. Change num_stages or '
+                'initial_scale.depth.')
 
     def _slots(self, depth: int) -> Tuple[Tuple[int, ...], ...]:
         counts = self.split_depth(depth)

@@ -30,11 +30,15 @@ class TokenLabelDataPreprocessor(ElasticDataPreprocessor):
 
     Raises:
         ValueError: For batch augmentations other than Mixup and CutMix, whose
-            effect on tokens is not known.
+            effect on tokens is not known, or for padding.
     """
 
     def __init__(self, *args, num_classes: int, token_size: int = 16, **kwargs) -> None:
         super().__init__(*args, num_classes=num_classes, **kwargs)
+        if self.pad_size_divisor > 1:
+            raise ValueError(
+                'TokenLabelDataPreprocessor cannot pad, since label maps say nothing about the '
+                f'padding, but got pad_size_divisor={self.pad_size_divisor}.')
         self.token_size = token_size
         self._mixing: Optional[RecordedMixing] = None
         if self.batch_augments is not None:
@@ -61,15 +65,22 @@ class TokenLabelDataPreprocessor(ElasticDataPreprocessor):
             ``token_class_score`` of shape (num_classes, ).
 
         Raises:
-            ValueError: In training, if samples have no label maps, or maps of
-                different shapes.
+            ValueError: In training, if samples have no label maps, maps of
+                different shapes or of classes that the model hasn't, or if the
+                images are smaller than a token.
         """
         samples = data.get('data_samples')
         if not training or samples is None:
             return super().forward(data, training)
         labels, boxes = self._stack(samples)
+        if self._mixing is not None:
+            self._mixing.forget()
         result = super().forward(data, training)
         height, width = result['inputs'].shape[-2:]
+        if min(height, width) < self.token_size:
+            raise ValueError(
+                f'Images of {height} x {width} pixels are smaller than token_size of '
+                f'TokenLabelDataPreprocessor ({self.token_size}).')
         with torch.autocast(self.device.type, enabled=False):
             scores, class_scores = (
                 token_scores(labels, boxes, grid, self.num_classes)
@@ -95,6 +106,11 @@ class TokenLabelDataPreprocessor(ElasticDataPreprocessor):
                     f'{samples[0].get("img_path")} {tuple(samples[0].token_label.shape)}.')
         labels = torch.stack([sample.token_label for sample in samples])
         boxes = torch.stack([sample.token_label_box for sample in samples])
+        if labels[:, 1].max() >= self.num_classes:
+            raise ValueError(
+                f'Label maps name class {int(labels[:, 1].max())}, but num_classes of '
+                f'TokenLabelDataPreprocessor is {self.num_classes}; that of LoadTokenLabel must be '
+                'the same.')
         return labels.to(self.device, non_blocking=True), boxes.to(self.device, non_blocking=True)
 
 
@@ -112,6 +128,10 @@ class RecordedMixing:
     def __init__(self, augment: Callable) -> None:
         self.augment = augment
         self.augments: List[Callable] = augment.augments
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget the last batch: what is not mixed then has no part of another."""
         self._partners: Optional[torch.Tensor] = None
         self._shares: Optional[torch.Tensor] = None
 
@@ -149,6 +169,8 @@ class RecordedMixing:
         Returns:
             Tensor: Of the same shape.
         """
+        if self._shares is None:
+            return scores
         shares = F.adaptive_avg_pool2d(self._shares, scores.shape[1:3]).permute(0, 2, 3, 1)
         return torch.lerp(scores, scores[self._partners], shares)
 

@@ -47,7 +47,8 @@ class ElasticVOLO(ElasticBackbone, VOLO, BaseModule):
     and later, in forward order); of a depth l, ``0.23 * l`` are outlookers,
     rounded to a multiple of 2. The position embedding has the size of the full
     network and is interpolated (bicubic) to the input's grid at every forward
-    pass. Outlookers have no drop path, as in timm.
+    pass. Outlookers have no drop path, as in timm. Of timm's other methods
+    none knows of subnets.
 
     Source: Yuan et al., "VOLO: Vision Outlooker for Visual Recognition",
     arXiv 2106.13112.
@@ -211,7 +212,7 @@ class ElasticVOLO(ElasticBackbone, VOLO, BaseModule):
         outlook += tokens * (attention.attn.weight.numel() + window**2 * attention.v.in_features)
 
         downsample = tokens * self.network[1].proj.weight.numel()
-        transformer = tokens * _linear_weights(self.network[2][0]) + \
+        transformer = tokens * _linear_weights(self.slot_groups[1][0]) + \
             2 * tokens**2 * self.num_features
         # Keys and values of all tokens, the rest of the class token alone.
         last = sum(

@@ -42,7 +42,6 @@ class VOLOHead(ClsHead):
             Defaults to ``dict(type='CrossEntropyLoss', use_soft=True)``.
         init_cfg (dict, optional): Initialisation of both classifiers.
             Defaults to ``dict(type='TruncNormal', layer='Linear', std=.02)``.
-        **kwargs: As mmpretrain's ``ClsHead``.
 
     Raises:
         ValueError: For a negative ``dense_weight`` or an unknown
@@ -57,9 +56,8 @@ class VOLOHead(ClsHead):
             class_target: str = 'label',
             loss: dict = dict(type='CrossEntropyLoss', use_soft=True),  # noqa: B006
             init_cfg: Union[dict, List[dict], None] = dict(  # noqa: B006
-                type='TruncNormal', layer='Linear', std=.02),
-            **kwargs) -> None:
-        super().__init__(loss=loss, init_cfg=init_cfg, **kwargs)
+                type='TruncNormal', layer='Linear', std=.02)) -> None:
+        super().__init__(loss=loss, init_cfg=init_cfg)
         if dense_weight < 0:
             raise ValueError(
                 f'dense_weight of VOLOHead must be at least 0, but got {dense_weight!r}.')
@@ -102,7 +100,8 @@ class VOLOHead(ClsHead):
         Args:
             feats (tuple[VOLOFeatures]): From :class:`ElasticVOLO`.
             data_samples (Sequence[DataSample]): With ``gt_label`` or
-                ``gt_score``, and ``token_score`` if there are label maps.
+                ``gt_score`` (where they are a target), and ``token_score`` if
+                there are label maps.
             **kwargs: Passed on to the loss module.
 
         Returns:
@@ -112,24 +111,29 @@ class VOLOHead(ClsHead):
         Raises:
             ValueError: If ``class_target`` is ``'token_label'`` and the samples
                 have no label maps, or if they have some that nobody made
-                targets of.
+                targets of, or made them for tokens of another size.
         """
         features = feats[-1]
-        scores = self.head(features.class_token)
         dense = 'token_score' in data_samples[0]
         if not dense and 'token_label' in data_samples[0]:
             raise ValueError(
                 'The samples have label maps, but no targets were made of them. Set '
                 "data_preprocessor.type to 'TokenLabelDataPreprocessor', or take LoadTokenLabel "
                 'out of the training pipeline.')
-        target = self._target(data_samples, scores)
-        losses = dict(loss_class=self._class_loss(scores, target, features, data_samples, kwargs))
+        losses = dict(loss_class=self._class_loss(features, data_samples, kwargs))
         if self.aux_head is not None:
             token_scores = self.aux_head(features.tokens)  # (B, h, w, num_classes)
             if dense:
                 token_target = torch.stack([sample.token_score for sample in data_samples])
+                if token_target.shape != token_scores.shape:
+                    raise ValueError(
+                        f'Targets of shape {tuple(token_target.shape)} do not fit scores of shape '
+                        f'{tuple(token_scores.shape)} (B, h, w, num_classes): set token_size of '
+                        "TokenLabelDataPreprocessor to twice the backbone's patch_size, and its "
+                        'num_classes to those of the head.')
                 loss = soft_cross_entropy(token_scores, token_target)
             else:
+                target = self._target(data_samples)
                 num_tokens = token_scores[0, ..., 0].numel()
                 loss = self.loss_module(
                     token_scores.flatten(0, 2), target.repeat_interleave(num_tokens, dim=0),
@@ -137,14 +141,17 @@ class VOLOHead(ClsHead):
             losses['loss_token'] = self.dense_weight * loss
         return losses
 
-    def _class_loss(self, scores: torch.Tensor, target: torch.Tensor, features: VOLOFeatures,
-                    data_samples: Sequence[DataSample], kwargs: dict) -> torch.Tensor:
+    def _class_loss(self, features: VOLOFeatures, data_samples: Sequence[DataSample],
+                    kwargs: dict) -> torch.Tensor:
+        scores = self.head(features.class_token)
         if self.class_target == 'token_label':
             if 'token_class_score' not in data_samples[0]:
                 raise ValueError(
                     "class_target='token_label' of VOLOHead needs label maps: put LoadTokenLabel "
                     'into the training pipeline and use TokenLabelDataPreprocessor.')
             target = torch.stack([sample.token_class_score for sample in data_samples])
+        else:
+            target = self._target(data_samples)
         share = features.own_share
         if share < 1:
             target = share * target + (1 - share) * target.flip(0)
@@ -152,7 +159,7 @@ class VOLOHead(ClsHead):
             return soft_cross_entropy(scores, target)
         return self.loss_module(scores, target, **kwargs)
 
-    def _target(self, data_samples: Sequence[DataSample], scores: torch.Tensor) -> torch.Tensor:
+    def _target(self, data_samples: Sequence[DataSample]) -> torch.Tensor:
         """The images' labels as float scores of shape (B, num_classes)."""
         if 'gt_score' in data_samples[0]:
             return torch.stack([sample.gt_score for sample in data_samples]).float()

@@ -1,6 +1,6 @@
 # VOLO-micro on 5,000 MNIST digits, with AutoProg.
 #
-# Three stages of 8 epochs instead of the paper's four: in a run as short as
+# Three stages of 10 epochs instead of the paper's four: in a run as short as
 # this the full network needs a third of the epochs.
 #
 # Paper:    AutoProg (arXiv 2203.14509)

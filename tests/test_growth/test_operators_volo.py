@@ -1,6 +1,7 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """Growth operators on ElasticVOLO, whose two groups of slots grow together."""
 import copy
+import re
 
 import pytest
 import torch
@@ -310,6 +311,20 @@ def test_a_run_of_growths(operator, state):
             asleep = name.startswith(sleeping)
             assert torch.equal(param, values[name]) == asleep, name
             assert torch.equal(wrapper.momentum_weights(0)[name], momentum[name]) == asleep, name
+
+
+def test_waking_slots_start_without_moments():
+    """Also those that were put to sleep behind the wrapper's back."""
+    model, wrapper = build('large', 12, 'Interpolation')
+    train(model, wrapper)
+    moments = {name for name, param in model.named_parameters() if param in wrapper.optimizer.state}
+    model.backbone.set_subnet(Subnet(9, 16))
+    wrapper.grow(model.backbone, Subnet(12, 16))
+    left = {name for name, param in model.named_parameters() if param in wrapper.optimizer.state}
+    assert left < moments
+    # Outlookers 1 and 3, and transformer 13, the second of the last part.
+    assert {re.match(r'backbone\.network\.\d\.\d', name)[0] for name in moments - left} == {
+        'backbone.network.0.1', 'backbone.network.0.3', 'backbone.network.4.1'}
 
 
 def test_refuses_to_shrink_a_group():

@@ -419,7 +419,7 @@ def test_min_depth_is_set_before_training():
 @pytest.mark.parametrize('subnet, match', [
     (Subnet(3, 32), r'depth must be between min_depth \(4\) and the full depth .*\(8\), .* got 3'),
     (Subnet(9, 32), r'depth must be between min_depth \(4\) and .* but got 9'),
-    (Subnet(6, 30), r'resolution \(30\) must be divisible by 4, the patch size of ElasticDeiT'),
+    (Subnet(6, 30), r'resolution \(30\) must be divisible by 4, the token size of ElasticDeiT'),
 ])
 def test_subnet_errors(subnet, match):
     elastic = tiny()

@@ -242,7 +242,8 @@ def test_slots_are_in_forward_order():
 
 
 @pytest.mark.parametrize('depth', AWAKE)
-@pytest.mark.parametrize('height, width', [(32, 32), (16, 16), (32, 16), (24, 32), (40, 48), (8, 8)])
+@pytest.mark.parametrize('height, width', [
+    (32, 32), (16, 16), (32, 16), (24, 32), (40, 48), (8, 8)])
 def test_any_depth_and_size_is_timms(depth, height, width):
     elastic = micro()
     elastic.set_subnet(Subnet(depth, 32))
@@ -416,8 +417,9 @@ def test_bad_drop_path_rate(rate):
 
 def test_bad_subnets():
     backbone = ElasticVOLO(MICRO, img_size=32, patch_size=4)
-    for depth, counts in ((1, r'\(2, -1\)'), (2, r'\(2, 0\)')):
-        with pytest.raises(ValueError, match=rf'min_depth \({depth}\).* split into {counts} slots'):
+    for depth, counts in ((1, '2 and -1'), (2, '2 and 0')):
+        message = rf'at depth {depth}: of its groups of 4 and 14 slots {counts}'
+        with pytest.raises(ValueError, match=message):
             backbone.min_depth = depth
     assert backbone.min_depth == 18
     backbone.min_depth = 9
@@ -733,8 +735,7 @@ def test_draw_box_ranges(height, width):
     for _ in range(400):
         share, (top, bottom, left, right) = draw_box(height, width)
         assert 0 <= top <= bottom <= height and 0 <= left <= right <= width
-        assert all(isinstance(int(edge), int) and edge == int(edge)
-                   for edge in (top, bottom, left, right))
+        assert {type(edge) for edge in (top, bottom, left, right)} == {int}
         cells = sum(not (top <= y < bottom and left <= x < right)
                     for y in range(height) for x in range(width))
         assert share == pytest.approx(cells / (height * width))

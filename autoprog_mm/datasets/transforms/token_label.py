@@ -1,4 +1,5 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
+import os
 import os.path as osp
 from pathlib import Path
 from typing import Optional
@@ -7,8 +8,10 @@ import torch
 from mmcv.transforms import BaseTransform
 from mmpretrain.registry import TRANSFORMS
 
-# An index is stored in float16, which is exact up to here.
+# A class is stored in float16, which is exact up to here.
 MAX_HALF_CLASSES = 2048
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8, torch.int16,
+           torch.int32, torch.int64)
 
 
 @TRANSFORMS.register_module()
@@ -91,8 +94,14 @@ class LoadTokenLabel(BaseTransform):
             str: Path of the map.
         """
         stem = osp.splitext(image_path)[0]
-        relative = osp.join(*Path(stem).parts[-2:]) if self.image_root is None else \
-            osp.relpath(stem, self.image_root)
+        if self.image_root is None:
+            relative = osp.join(*Path(osp.abspath(stem)).parts[1:][-2:])
+        else:
+            relative = osp.relpath(stem, self.image_root)
+            if relative.split(os.sep)[0] == os.pardir:
+                raise ValueError(
+                    f'The image {image_path!r} is not below image_root of LoadTokenLabel '
+                    f'({self.image_root!r}).')
         return osp.join(self.label_root, f'{relative}.pt')
 
     def __repr__(self) -> str:
@@ -129,17 +138,21 @@ def load_token_label(path: str, num_classes: int) -> torch.Tensor:
         raise ValueError(
             f'The label map {path!r} must be a tensor of shape (2, k, H, W), but is '
             f'{tuple(label.shape) if isinstance(label, torch.Tensor) else type(label).__name__}.')
+    if label.layout is not torch.strided or label.dtype not in _DTYPES:
+        raise ValueError(
+            f'The label map {path!r} must be a dense tensor of ordinary numbers, but is of '
+            f'{label.dtype} and {label.layout}.')
     lowest, highest = label[1].aminmax()
     if not (0 <= lowest and highest < num_classes):
         raise ValueError(
             f'The label map {path!r} names classes {lowest:g} to {highest:g}, but the model has '
             f'{num_classes} (num_classes of LoadTokenLabel): its teacher had others.')
-    if label.dtype is torch.float16 and num_classes > MAX_HALF_CLASSES or \
-            label.is_floating_point() and not torch.equal(label[1], label[1].floor()):
-        raise ValueError(
-            f'The label map {path!r} names classes that are not exact ({label.dtype}, which is '
-            f'exact for up to {MAX_HALF_CLASSES} classes in float16). Make it again with '
-            'tools/token_label/generate.py.')
+    if label.is_floating_point():
+        exact = int(2 / torch.finfo(label.dtype).eps)  # whole numbers up to here
+        if num_classes > exact or not torch.equal(label[1], label[1].floor()):
+            raise ValueError(
+                f'The label map {path!r} names classes that are not exact: in {label.dtype} whole '
+                f'numbers are up to {exact}. Make it again with tools/token_label/generate.py.')
     if not torch.isfinite(label[0]).all():
         raise ValueError(f'The label map {path!r} has scores that are not finite.')
     return label
