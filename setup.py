@@ -28,7 +28,7 @@ setup(
     ],
     extras_require=dict(
         demo=['mlxtend', 'matplotlib'],
-        tests=['mlxtend', 'pytest', 'ruff'],
+        tests=['mlxtend', 'pytest', 'pytest-xdist', 'ruff'],
     ),
     classifiers=[
         'License :: OSI Approved :: Apache Software License',

@@ -106,11 +106,12 @@ def micro_config(data_root, work_dir, search=None, **options) -> Config:
                     eta_min=1e-5,
                     convert_to_iter_based=True),
             ],
-            train_cfg=dict(by_epoch=True, max_epochs=8, val_interval=1),
+            train_cfg=dict(type='ResumableTrainLoop', max_epochs=8, val_interval=1),
             val_cfg=dict(),
             default_hooks=dict(
                 logger=dict(type='LoggerHook', interval=2),
-                checkpoint=dict(type='SafeCheckpointHook', interval=1, max_keep_ckpts=-1)),
+                checkpoint=dict(type='SafeCheckpointHook', interval=1, max_keep_ckpts=-1),
+                guard=dict(type='RunGuardHook')),
             custom_hooks=[
                 dict(
                     type='AutoProgHook',

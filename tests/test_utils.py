@@ -104,7 +104,8 @@ class TestWriteAtomically:
         monkeypatch.setattr(os, 'fsync', lambda *args: (order.append('fsync'), fsync(*args)))
         monkeypatch.setattr(os, 'replace', lambda *args: (order.append('replace'), replace(*args)))
         write_atomically(str(tmp_path / 'record.json'), 'text')
-        assert order == ['fsync', 'replace']
+        # The new name, too.
+        assert order == ['fsync', 'replace', 'fsync']
 
 
 class TestAtomicLocalBackend:
@@ -166,3 +167,12 @@ class TestResizeBatch:
 
     def test_not_square(self):
         assert resize_batch(torch.zeros(1, 3, 8, 4), 8).shape == (1, 3, 8, 8)
+
+    def test_a_full_disk_is_not_filled_with_halves(self, tmp_path, monkeypatch):
+        def full(*args):
+            raise OSError(28, 'No space left on device')
+
+        monkeypatch.setattr(os, 'fsync', full)
+        with pytest.raises(OSError, match='No space left'):
+            write_atomically(str(tmp_path / 'record.json'), 'text')
+        assert os.listdir(tmp_path) == []

@@ -11,7 +11,12 @@ from mmengine.config import Config  # noqa: E402
 from mmengine.registry import RUNNERS  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
-from autoprog_mm.engine.launch import check_datasets, parse_with_common, prepare_config  # noqa: E402
+from autoprog_mm.engine.launch import (  # noqa: E402
+    check_datasets,
+    check_work_dir,
+    parse_with_common,
+    prepare_config,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,6 +46,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     cfg = prepare_config(Config.fromfile(args.config), args)
+    check_work_dir(cfg.work_dir)
     check_datasets(cfg, ('train_dataloader', 'val_dataloader'))
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
     runner.train()

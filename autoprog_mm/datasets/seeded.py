@@ -2,8 +2,10 @@
 """A dataloader whose samples are functions of seed, epoch, rank and place."""
 import copy
 from contextlib import contextmanager
-from typing import Iterator, NamedTuple, Optional, Sequence, Tuple
+from itertools import islice
+from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
+from mmcv.transforms import LoadImageFromFile
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from ..utils import derive_seed, seed_sample
@@ -21,8 +23,17 @@ class SeededIndex(NamedTuple):
     seed: int
 
 
+# Under this name a sample tells which images it stands in for, as a list of
+# [path, error], since it comes from a worker process.
+BAD_IMAGES = 'bad_images'
+_MAX_REPLACEMENTS = 16
+
+
 class SeededDataset(Dataset):
     """Seeds each sample's transforms with what travels along with its index.
+
+    An image that ``LoadImageFromFile`` can't read is replaced by another
+    sample, drawn from the same seed, whose ``data_samples`` tells of it.
 
     Args:
         dataset (Dataset): Any map-style dataset. All its attributes can be
@@ -33,8 +44,23 @@ class SeededDataset(Dataset):
         self.dataset = dataset
 
     def __getitem__(self, item: SeededIndex):
-        seed_sample(item.seed)
-        return self.dataset[item.index]
+        bad: List[List[str]] = []
+        index, seed = item
+        while True:
+            seed_sample(seed)
+            try:
+                sample = self.dataset[index]
+                break
+            except Exception as error:
+                path = _unread_image(error)
+                if path is None or len(bad) == _MAX_REPLACEMENTS:
+                    raise
+                bad.append([path, f'{type(error).__name__}: {" ".join(str(error).split())}'])
+            seed = derive_seed(item.seed, 'replacement', len(bad))
+            index = seed % len(self.dataset)
+        if bad:
+            sample['data_samples'].set_metainfo({BAD_IMAGES: bad})
+        return sample
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -44,6 +70,32 @@ class SeededDataset(Dataset):
         if name == 'dataset' or name.startswith('__'):
             raise AttributeError(name)
         return getattr(self.dataset, name)
+
+
+def bad_images(batch: dict) -> List[List[str]]:
+    """What a batch tells of images that could not be read.
+
+    Args:
+        batch (dict): From a loader of :func:`seeded_dataloader`.
+
+    Returns:
+        list: [path, error] of each.
+    """
+    samples = batch.get('data_samples') or [] if isinstance(batch, dict) else []
+    return [image for sample in samples for image in sample.get(BAD_IMAGES, [])]
+
+
+def _unread_image(error: Exception) -> Optional[str]:
+    """Path of the image that ``LoadImageFromFile`` was reading, if it was."""
+    if isinstance(error, MemoryError):
+        return None
+    trace = error.__traceback__
+    while trace is not None:
+        variables = trace.tb_frame.f_locals
+        if isinstance(variables.get('self'), LoadImageFromFile) and 'results' in variables:
+            return variables['results'].get('img_path')
+        trace = trace.tb_next
+    return None
 
 
 class SeededSampler(Sampler):
@@ -64,6 +116,7 @@ class SeededSampler(Sampler):
         self.seed = seed
         self.rank = rank
         self.epoch = 0
+        self.skipped = 0  # samples at the beginning of the epoch that are not drawn
         self._draw: Optional[Tuple[Sequence[int], tuple]] = None
 
     def set_epoch(self, epoch: int) -> None:
@@ -93,11 +146,67 @@ class SeededSampler(Sampler):
 
     def __iter__(self) -> Iterator[SeededIndex]:
         indices, keys = self._draw or (self.sampler, ('epoch', self.epoch))
-        for place, index in enumerate(indices):
+        begin = 0 if self._draw else self.skipped
+        for place, index in islice(enumerate(indices), begin, None):
             yield SeededIndex(index, derive_seed(self.seed, *keys, self.rank, place))
 
     def __len__(self) -> int:
         return len(self.sampler if self._draw is None else self._draw[0])
+
+
+class SeededBatchSampler(Sampler):
+    """A batch sampler of another kind than torch's, around a seeded sampler.
+
+    Args:
+        batch_sampler (Sampler): Yields batches of what its attribute
+            ``sampler``, a :class:`SeededSampler`, yields.
+    """
+
+    def __init__(self, batch_sampler: Sampler) -> None:
+        self.batch_sampler = batch_sampler
+        self.skipped = 0  # batches
+
+    def __iter__(self) -> Iterator[List[SeededIndex]]:
+        yield from islice(iter(self.batch_sampler), self.skipped, None)
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+    def __getattr__(self, name: str):
+        if name == 'batch_sampler' or name.startswith('__'):
+            raise AttributeError(name)
+        return getattr(self.batch_sampler, name)
+
+
+@contextmanager
+def skipping(loader: DataLoader, num_batches: int) -> Iterator[None]:
+    """Context in which an epoch begins after its first batches, without loading them.
+
+    Args:
+        loader (DataLoader): From :func:`seeded_dataloader`.
+        num_batches (int): How many batches to pass over.
+
+    Raises:
+        ValueError: If there are batches to pass over and the loader is
+            another one, whose samples depend on what was loaded before.
+    """
+    if num_batches == 0:
+        yield
+        return
+    batches = loader.batch_sampler
+    if isinstance(batches, SeededBatchSampler):
+        skipper, number = batches, num_batches
+    elif isinstance(getattr(batches, 'sampler', None), SeededSampler):
+        skipper, number = batches.sampler, num_batches * batches.batch_size
+    else:
+        raise ValueError(
+            'Going on in the middle of an epoch needs AutoProgHook in custom_hooks, which makes '
+            'each sample a function of its place.')
+    skipper.skipped = number
+    try:
+        yield
+    finally:
+        skipper.skipped = 0
 
 
 def seeded_dataloader(loader: DataLoader, seed: int, rank: int) -> Tuple[DataLoader, SeededSampler]:
@@ -135,7 +244,7 @@ def seeded_dataloader(loader: DataLoader, seed: int, rank: int) -> Tuple[DataLoa
     else:
         batch_sampler = copy.copy(loader.batch_sampler)
         batch_sampler.sampler = sampler
-        options.update(batch_sampler=batch_sampler)
+        options.update(batch_sampler=SeededBatchSampler(batch_sampler))
     return DataLoader(SeededDataset(loader.dataset), **options), sampler
 
 

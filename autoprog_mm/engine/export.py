@@ -2,7 +2,6 @@
 """From a checkpoint of a finished run to one that timm or mmpretrain loads."""
 import os
 import os.path as osp
-import re
 from copy import deepcopy
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
@@ -12,6 +11,7 @@ from mmengine.config import Config
 
 from ..growth.subnet import Subnet
 from ..version import __version__
+from .checkpoint import differing_parameters, load_plain
 from .export_targets import Target, find_target
 from .literal_config import build_literal_model, read_literal_config
 
@@ -19,7 +19,6 @@ FORMATS = ('timm', 'mmpretrain')
 # Of logits, times the largest logit where that is above 1.
 TOLERANCE = 1e-5
 _NUM_IMAGES = 2
-_LISTED = 5  # keys, in a message
 
 
 class Export(NamedTuple):
@@ -68,7 +67,10 @@ def export_checkpoint(checkpoint: str, out: str, format: str,
     """
     if format not in FORMATS:
         raise ValueError(f'--format must be one of {FORMATS}, but got {format!r}.')
-    loaded = load_plain(checkpoint)
+    try:
+        loaded = load_plain(checkpoint)
+    except ValueError as error:
+        raise ValueError(f'CKPT: {error}') from None
     out = osp.abspath(out)
     if osp.isdir(out) or osp.exists(out) and osp.samefile(checkpoint, out):
         raise ValueError(f'OUT must be a file to write, but {out!r} is '
@@ -94,41 +96,6 @@ def export_checkpoint(checkpoint: str, out: str, format: str,
     return Export(out, difference, allowed, target.code(out), source.images)
 
 
-def load_plain(path: str) -> dict:
-    """Load a checkpoint of plain types; no code of it runs.
-
-    Args:
-        path (str): The file.
-
-    Returns:
-        dict: With a ``state_dict`` of tensors.
-
-    Raises:
-        ValueError: If it is missing, holds objects, or is no checkpoint.
-    """
-    if not osp.isfile(path):
-        raise ValueError(f'CKPT: there is no file {path!r}.')
-    allowed = torch.serialization.get_safe_globals()  # some of torch's own parts add to it
-    torch.serialization.clear_safe_globals()
-    try:
-        loaded = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # a file that is anything makes torch raise anything
-        reason = f'is no whole checkpoint of torch ({type(error).__name__} in reading it)'
-        blocked = re.search(r'GLOBAL ([\w.]+)', str(error))
-        if blocked is not None:
-            reason = (f'holds objects that could run code when loaded ({blocked[1]}), so it was '
-                      'not loaded; if you trust it, save its state_dict anew without them')
-        raise ValueError(f'CKPT: {path!r} {reason}.') from None
-    finally:
-        torch.serialization.add_safe_globals(allowed)
-    weights = loaded.get('state_dict') if isinstance(loaded, dict) else None
-    if not isinstance(weights, dict) or not weights or not all(
-            isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in weights.items()):
-        raise ValueError(
-            f"CKPT: {path!r} is no checkpoint of a run: it has no 'state_dict' of tensors.")
-    return loaded
-
-
 def load_strictly(model: nn.Module, weights: Dict[str, torch.Tensor], message: str) -> None:
     """Load weights that have the model's names and shapes, all of them.
 
@@ -141,15 +108,9 @@ def load_strictly(model: nn.Module, weights: Dict[str, torch.Tensor], message: s
     Raises:
         ValueError: If they don't; names the keys.
     """
-    own = model.state_dict()
-    differing = [f'{name} is {"missing" if name in own else "not in the model"}'
-                 for name in sorted(own.keys() ^ weights.keys())]
-    differing += [f'{name} is of shape {tuple(weights[name].shape)} instead of {tuple(v.shape)}'
-                  for name, v in own.items() if name in weights and weights[name].shape != v.shape]
-    if differing:
-        more = len(differing) - _LISTED
-        raise ValueError(f'{message}: {", ".join(differing[:_LISTED])}'
-                         f'{f", and {more} keys more" if more > 0 else ""}.')
+    differing = differing_parameters(model.state_dict(), weights)
+    if differing is not None:
+        raise ValueError(f'{message}: {differing}.')
     model.load_state_dict(weights, strict=True)
 
 

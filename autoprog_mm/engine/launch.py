@@ -4,7 +4,10 @@ import argparse
 import logging
 import os
 import os.path as osp
+import subprocess
+import tempfile
 import warnings
+from datetime import timedelta
 from typing import Iterator, Sequence, Tuple
 
 import torch.distributed
@@ -18,6 +21,7 @@ AMP_TYPES = {
     'OptimWrapper': 'AmpOptimWrapper',
     'MoGrowOptimWrapper': 'AmpMoGrowOptimWrapper',
 }
+_TRIED_BYTES = 4096
 _DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
@@ -151,15 +155,56 @@ def _fall_back(cfg: Config, device: str) -> None:
     for name in _DATALOADERS:
         if cfg.get(name) is not None:
             cfg[name].pin_memory = False
-    if device == 'cpu' and cfg.launcher in ('slurm', 'mpi'):
+    if device == 'cpu' and cfg.launcher == 'mpi':
         raise ValueError(
-            f'--launcher {cfg.launcher} needs GPUs; on CPUs use --launcher pytorch with torchrun.')
-    if device == 'cpu' and cfg.launcher == 'pytorch' and not torch.distributed.is_initialized():
-        # mmengine's own launcher would ask CUDA for a device.
-        torch.distributed.init_process_group(backend='gloo')
+            '--launcher mpi needs GPUs; on CPUs use --launcher pytorch, as tools/dist_train.sh '
+            'does, or --launcher slurm.')
+    if device == 'cpu' and cfg.launcher != 'none' and not torch.distributed.is_initialized():
+        # mmengine's own launchers would ask CUDA for a device.
+        if cfg.launcher == 'slurm':
+            _set_environment_of_slurm()
+        timeout = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
+        torch.distributed.init_process_group(
+            backend='gloo', timeout=timedelta(seconds=timeout) if timeout else None)
         os.environ.setdefault('LOCAL_RANK', '0')
         warn(f'rank {torch.distributed.get_rank()} of {torch.distributed.get_world_size()} '
              'communicates through gloo')
+
+
+def _set_environment_of_slurm() -> None:
+    """Tell torch what Slurm says of this process and the others."""
+    names = dict(RANK='SLURM_PROCID', WORLD_SIZE='SLURM_NTASKS', LOCAL_RANK='SLURM_LOCALID')
+    missing = [name for name in (*names.values(), 'SLURM_NODELIST') if name not in os.environ]
+    if missing:
+        raise ValueError(
+            f'--launcher slurm needs {", ".join(missing)} in the environment: start the processes '
+            'with srun, as tools/slurm_train.sh does.')
+    os.environ.update({name: os.environ[slurms] for name, slurms in names.items()})
+    if 'MASTER_ADDR' not in os.environ:  # the first node, by the name that it has for the others
+        hosts = subprocess.run(
+            ['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']], check=True,
+            stdout=subprocess.PIPE, text=True).stdout.split()
+        os.environ['MASTER_ADDR'] = hosts[0]
+    os.environ.setdefault('MASTER_PORT', '29500')
+
+
+def check_work_dir(path: str) -> None:
+    """Raise a ValueError unless files can be written into a folder, which may be made.
+
+    Args:
+        path (str): The work directory.
+
+    Raises:
+        ValueError: Names the folder and the reason.
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path) as file:
+            file.write(bytes(_TRIED_BYTES))
+    except OSError as error:
+        raise ValueError(
+            f'--work-dir: nothing can be written into {path!r} ({error.strerror}). Choose another '
+            'folder, or make room there.') from None
 
 
 def check_datasets(cfg: Config, dataloaders: Sequence[str]) -> None:

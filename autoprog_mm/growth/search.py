@@ -169,8 +169,8 @@ class OneShotSearch:
                         logits = torch.func.functional_call(
                             model, {**weights, **buffers},
                             (resize_batch(data, candidate.resolution), ))
-                    totals[i] += F.cross_entropy(
-                        logits.float(), labels, reduction='sum').cpu().double()
+                    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+                    totals[i] += F.cross_entropy(logits, labels, reduction='sum').cpu().double()
         all_reduce(totals)
         losses = (totals[:-1] / totals[-1]).tolist()
         for history, loss in zip(self.losses, losses):

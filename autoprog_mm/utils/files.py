@@ -1,9 +1,13 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
+import contextlib
 import os
 from pathlib import Path
 from typing import Union
 
 from mmengine.fileio import LocalBackend, register_backend
+
+# Ending of a file that is being written beside its place.
+BESIDE = '.tmp'
 
 
 def write_atomically(path: str, text: str) -> None:
@@ -19,12 +23,30 @@ def write_atomically(path: str, text: str) -> None:
 
 
 def _write(path: Union[str, Path], content: bytes) -> None:
-    beside = f'{path}.tmp'
-    with open(beside, 'wb') as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    beside = f'{path}{BESIDE}'
+    try:
+        with open(beside, 'wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:  # a full disk must not stay full of what is of no use
+        with contextlib.suppress(OSError):
+            os.remove(beside)
+        raise
+    _sync_folder(os.path.dirname(os.path.abspath(path)))
+
+
+def _sync_folder(path: str) -> None:
+    """Bring a rename to the disk, where the system can do that."""
+    try:
+        folder = os.open(path, os.O_RDONLY)
+    except OSError:  # Windows can't open folders
+        return
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 class AtomicLocalBackend(LocalBackend):

@@ -19,4 +19,5 @@ def resize_batch(images: torch.Tensor, resolution: Optional[int]) -> torch.Tenso
     if resolution is None or images.shape[-2:] == (resolution, resolution):
         return images
     return F.interpolate(
-        images.float(), size=(resolution, resolution), mode='bilinear', align_corners=False)
+        images.to(torch.promote_types(images.dtype, torch.float32)),
+        size=(resolution, resolution), mode='bilinear', align_corners=False)

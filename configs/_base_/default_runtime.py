@@ -2,8 +2,11 @@ _base_ = 'mmpretrain::_base_/default_runtime.py'
 
 custom_imports = dict(imports=['autoprog_mm'], allow_failed_imports=False)
 
-# The last two checkpoints and the best one are kept.
-default_hooks = dict(checkpoint=dict(_delete_=True, type='SafeCheckpointHook', interval=1))
+default_hooks = dict(
+    # The last two checkpoints and the best one are kept.
+    checkpoint=dict(_delete_=True, type='SafeCheckpointHook', interval=1),
+    # Signals, images that cannot be read, losses that are not finite.
+    guard=dict(type='RunGuardHook', max_bad_images=100, max_nonfinite=10))
 
 # Used by distributed runs only; mmengine finds it under its full name only.
 model_wrapper_cfg = dict(type='mmpretrain.ElasticDistributedDataParallel')

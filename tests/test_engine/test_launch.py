@@ -224,7 +224,7 @@ class TestCpu:
         assert log == []
 
     @pytest.mark.parametrize('name, launcher, initialized, expected', [
-        ('cpu', 'pytorch', False, ['gloo']),
+        ('cpu', 'pytorch', False, [('gloo', None)]),
         ('cpu', 'pytorch', True, []),
         ('cpu', 'none', False, []),
         ('cuda', 'pytorch', False, []),
@@ -234,7 +234,8 @@ class TestCpu:
         groups = []
         monkeypatch.setattr(torch.distributed, 'is_initialized', lambda: initialized)
         monkeypatch.setattr(
-            torch.distributed, 'init_process_group', lambda backend: groups.append(backend))
+            torch.distributed, 'init_process_group',
+            lambda backend, timeout: groups.append((backend, timeout)))
         monkeypatch.setattr(torch.distributed, 'get_rank', lambda: 1)
         monkeypatch.setattr(torch.distributed, 'get_world_size', lambda: 2)
         monkeypatch.setenv('LOCAL_RANK', '1')

@@ -20,13 +20,16 @@ from ...growth.subnet import Subnet
 from ...models.data_preprocessor import ElasticDataPreprocessor
 from ...models.elastic import ElasticBackbone
 from ...utils import derive_seed, seed_step
-from ..checkpoint import pack, unpack
-from ..ledger import SCHEMA, Ledger
+from ..agreement import check_ranks_agree, fingerprint
+from ..checkpoint import differing_parameters, pack, unpack
+from ..ledger import Ledger
 from ..optimizers import MoGrowMixin
 from ..wrappers import ElasticDistributedDataParallel
 from .mogrow_ema_hook import MoGrowEMAHook
 
 RECORD_FILE = 'autoprog.json'
+# Of what the hook keeps in checkpoints.
+STATE_SCHEMA = 2
 
 
 @HOOKS.register_module()
@@ -144,6 +147,9 @@ class AutoProgHook(Hook):
         self.seed = runner.seed
         runner.train_loop.dataloader, self.sampler = seeded_dataloader(
             runner.train_dataloader, self.seed, rank)
+        self._steps_per_epoch = len(runner.train_loop.dataloader)
+        check_ranks_agree('seed, schedule and steps of an epoch',
+                          [self.seed, self._schedule_as_lists(), self._steps_per_epoch])
         self.ledger = Ledger(type(self.backbone).__name__, self.backbone.full_subnet)
         if self._loaded is not None:
             self._resume(self._loaded)
@@ -209,6 +215,7 @@ class AutoProgHook(Hook):
             self._choice = None
         if stage.index != self._index:
             self._begin_stage(stage)
+        self._write_record()
         reduced = self.backbone.awake_slots, self._searching
         if self.wrapper is not None and reduced != self._reduced:
             self.wrapper.rebuild(find_unused_parameters=self._searching)
@@ -228,6 +235,9 @@ class AutoProgHook(Hook):
     def _begin_stage(self, stage: Stage) -> None:
         self._index = stage.index
         current = self.backbone.subnet
+        if self.wrapper is not None:
+            check_ranks_agree(f'the weights with which stage {stage.index} begins',
+                              fingerprint(list(self.model.parameters())))
         if self.search is None:
             candidates = [stage.subnet]
         else:
@@ -255,7 +265,6 @@ class AutoProgHook(Hook):
              if grows else f'runs {_text(target)}. ') +
             (f'Searching among {", ".join(map(_text, candidates))}.' if self._searching else ''),
             logger='current')
-        self._write_record()
 
     def _prepare_search(self, runner, stage: Stage) -> None:
         loader = runner.train_dataloader
@@ -286,7 +295,12 @@ class AutoProgHook(Hook):
             if runner.epoch + 1 == self.stages[self._index].begin_epoch + self.search.epochs:
                 with self.ledger.on('search'):
                     self._decide()
-        self._write_record()
+        self.ledger.switch('train')
+
+    @property
+    def has_decided(self) -> bool:
+        """bool: Whether a search has decided what runs from the next epoch on."""
+        return self._choice is not None
 
     def _decide(self) -> None:
         self._choice, record = self.search.decide(self.model, self.optim_wrapper)
@@ -346,6 +360,9 @@ class AutoProgHook(Hook):
         if self.ledger is None:
             self.before_test(runner)
             return
+        # Only now, when a checkpoint has what a search has decided: what the
+        # file says is never decided again.
+        self._write_record()
         self.ledger.switch('val')
         runner.message_hub.update_scalar('val/train_seconds', self.ledger.train_seconds)
 
@@ -403,8 +420,10 @@ class AutoProgHook(Hook):
             checkpoint (dict): What is about to be saved.
         """
         checkpoint['autoprog'] = dict(
-            schema=SCHEMA,
+            schema=STATE_SCHEMA,
+            model=type(self.backbone).__name__,
             stages=self._schedule_as_lists(),
+            steps_per_epoch=self._steps_per_epoch,
             sampler_seed=getattr(self.sampler.sampler, 'seed', None),
             index=self._index,
             subnet=astuple(self.backbone.subnet),
@@ -428,22 +447,33 @@ class AutoProgHook(Hook):
         if not runner._resume:
             self._weights_of = checkpoint.get('autoprog')
             return
-        if 'optimizer' not in checkpoint or 'param_schedulers' not in checkpoint:
+        expected = ['optimizer'] + (runner.param_schedulers is not None) * ['param_schedulers']
+        missing = [key for key in expected if key not in checkpoint]
+        if missing:
             raise ValueError(
-                'The checkpoint to resume from has no optimizer or no schedulers: best checkpoints '
-                'are saved without. Resume from an epoch_*.pth, or use load_from without resume '
-                'to start from its weights.')
+                f'The checkpoint to resume from has no {" and no ".join(missing)}: best '
+                'checkpoints are saved without. Resume from an epoch_*.pth, or use load_from '
+                'without resume to start from its weights.')
         if 'autoprog' not in checkpoint:
             raise ValueError(
                 'The checkpoint to resume from was saved without AutoProgHook, so what was awake '
                 'is not known. Use load_from without resume to start from its weights.')
-        self._loaded = checkpoint['autoprog']
-
-    def _resume(self, state: dict) -> None:
-        if state['schema'] != SCHEMA:
+        state = checkpoint['autoprog']
+        if state['schema'] != STATE_SCHEMA:
             raise ValueError(
                 f'The checkpoint has AutoProg state of schema {state["schema"]}; this version '
-                f'reads schema {SCHEMA}.')
+                f'reads schema {STATE_SCHEMA}. Resume with the version that it was made with, or '
+                'use load_from without resume to start from its weights.')
+        # mmengine would only warn, and train on with what fits.
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        differing = differing_parameters(model.state_dict(), checkpoint['state_dict'])
+        if differing is not None:
+            raise ValueError(
+                f'The checkpoint is of another model, a {state["model"]}: {differing}. Resume with '
+                'the model that it was made with.')
+        self._loaded = state
+
+    def _resume(self, state: dict) -> None:
         mine = self._schedule_as_lists()
         if state['stages'] != mine:
             raise ValueError(
@@ -454,6 +484,11 @@ class AutoProgHook(Hook):
             raise ValueError(
                 f'The checkpoint was made {"without" if self.search else "with"} a search and '
                 f'AutoProgHook now has {"one" if self.search else "search=None"}; set the same.')
+        if state['steps_per_epoch'] != self._steps_per_epoch:
+            raise ValueError(
+                f'The checkpoint was made with {state["steps_per_epoch"]} steps an epoch, but now '
+                f'there are {self._steps_per_epoch}. Resume with the same data, batch size and '
+                'number of processes.')
         if state['sampler_seed'] is not None:
             self.sampler.sampler.seed = state['sampler_seed']
         self._index = state['index']

@@ -1,17 +1,23 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
+import os
 import os.path as osp
+import re
 from inspect import signature
 from typing import List, Optional, Union
 
-from mmengine.dist import is_main_process
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import EpochBasedTrainLoop
 from mmpretrain.registry import HOOKS
 
 from ...utils import write_atomically
+from ...utils.files import BESIDE
+from ..checkpoint import check_whole, newest_whole
+from ..loops import ResumableTrainLoop
 
 # Not to begin with 'val', or the logger would take it for a metric.
 _VALIDATED = 'last_validated_epoch'
+_STEP_TEMPLATE = 'iter_{}.pth'
 
 
 def _check_keys(kwargs: dict) -> None:
@@ -30,27 +36,104 @@ class SafeCheckpointHook(CheckpointHook):
     """mmengine's ``CheckpointHook`` that never has less than one whole checkpoint.
 
     A checkpoint is written beside its place and renamed, and an old one is
-    deleted only when the new one is whole. A resumed run first does the
-    validation that a kill has cut off. Local work directories only.
+    deleted only when the new one is whole. A resumed run goes on from the
+    newest one that is whole, says which it passed over, and first does the
+    validation that a kill has cut off. What a search decides is
+    saved at once, so that it is decided once. Local work directories only.
 
     Args:
         interval (int): Epochs (or steps) between checkpoints. Defaults to 1.
+        by_epoch (bool): Whether ``interval`` counts epochs. With False, steps,
+            a run needs ``ResumableTrainLoop``. Defaults to True.
         max_keep_ckpts (int): How many of the latest to keep, besides the best
             one; -1 keeps all. Defaults to 2.
         save_best (str | list[str] | None): Metric whose best checkpoint is
             kept. Defaults to ``'auto'``, the first metric.
         **kwargs: As ``CheckpointHook``.
+
+    Raises:
+        ValueError: For unknown arguments, and before training if there is
+            nothing whole to resume from or a step of ``interval`` is in the
+            middle of accumulating gradients.
+        RuntimeError: If a checkpoint can't be written.
     """
 
     def __init__(self,
                  interval: int = 1,
+                 by_epoch: bool = True,
                  max_keep_ckpts: int = 2,
                  save_best: Union[str, List[str], None] = 'auto',
                  **kwargs) -> None:
         _check_keys(kwargs)
         kwargs.setdefault('backend_args', dict(backend='AtomicLocalBackend'))
         super().__init__(
-            interval=interval, max_keep_ckpts=max_keep_ckpts, save_best=save_best, **kwargs)
+            interval=interval,
+            by_epoch=by_epoch,
+            max_keep_ckpts=max_keep_ckpts,
+            save_best=save_best,
+            **kwargs)
+        # Of checkpoints that end no epoch; the parent has one template only.
+        self._step_template = _STEP_TEMPLATE if by_epoch else self.filename_tmpl
+        self._kept: List[str] = []  # names, in the order of saving
+
+    # ------------------------------------------------------------- run begins
+
+    def before_run(self, runner) -> None:
+        """On resume, choose the checkpoint.
+
+        Args:
+            runner (Runner): The runner.
+
+        Raises:
+            ValueError: If the one that was asked for isn't whole, or there are
+                some and none is.
+        """
+        super().before_run(runner)
+        if not runner._resume or runner._has_loaded:
+            return
+        choice: List[Optional[str]] = [None, None]  # path, error
+        if is_main_process():
+            try:
+                choice[0] = self._choose(runner)
+            except ValueError as error:
+                choice[1] = str(error)
+        broadcast_object_list(choice)
+        path, error = choice
+        if error is not None:
+            raise ValueError(error)
+        runner._load_from = path
+        runner._resume = path is not None
+
+    def _choose(self, runner) -> Optional[str]:
+        given = runner._load_from
+        if given is not None:
+            if '://' not in given:
+                try:
+                    check_whole(given)
+                except ValueError as error:
+                    raise ValueError(
+                        f'Cannot resume: {error} To take the newest whole checkpoint of the work '
+                        'directory, give --resume no path (load_from=None).') from None
+            return given
+        folder = self._folder(runner)
+        names = '|'.join(re.escape(template).replace(r'\{\}', r'\d+')
+                         for template in (self.filename_tmpl, self._step_template))
+        path, passed_over = newest_whole(folder, names)
+        for reason in passed_over:
+            runner.logger.warning(f'Passed over a checkpoint: {reason}')
+        if path is None and passed_over:
+            raise ValueError(
+                f'Cannot resume: none of the checkpoints in {folder!r} is whole: '
+                f'{" ".join(passed_over)} Move them away to start anew.')
+        if path is None:
+            runner.logger.warning(
+                f'There is no checkpoint in {folder!r} to resume from: the run starts anew.')
+        return path
+
+    def _folder(self, runner) -> str:
+        if self.out_dir is None or self.out_dir == runner.work_dir:
+            return runner.work_dir
+        return osp.join(self.out_dir, osp.basename(runner.work_dir.rstrip(osp.sep)))
 
     def before_train(self, runner) -> None:
         """Set up, and do the validation of the epoch that was resumed from.
@@ -60,19 +143,82 @@ class SafeCheckpointHook(CheckpointHook):
         """
         super().before_train(runner)
         loop, epoch = runner.train_loop, runner.epoch
-        if not self.by_epoch and isinstance(loop, EpochBasedTrainLoop):
-            raise ValueError(
-                'SafeCheckpointHook needs by_epoch=True under an EpochBasedTrainLoop, which can '
-                'only be resumed at the end of an epoch, but got by_epoch=False.')
+        self._check_steps(runner)
+        hub = runner.message_hub
+        if 'kept_checkpoints' in hub.runtime_info:
+            self._kept = list(hub.get_info('kept_checkpoints'))
+        if is_main_process() and osp.isdir(self.out_dir):
+            for name in os.listdir(self.out_dir):
+                if name.endswith(f'.pth{BESIDE}'):  # a kill has cut it off
+                    os.remove(osp.join(self.out_dir, name))
         if hasattr(loop, '_decide_current_val_interval'):  # by `dynamic_intervals`
             loop._decide_current_val_interval()
+        begun = isinstance(loop, ResumableTrainLoop) and loop.steps_done > 0
         due = (
-            runner.val_loop is not None and epoch > 0 and epoch >= loop.val_begin
+            runner.val_loop is not None and epoch > 0 and epoch >= loop.val_begin and not begun
             and (epoch % loop.val_interval == 0 or epoch == runner.max_epochs))
-        if due and runner.message_hub.get_info(_VALIDATED) != epoch:
+        if due and hub.get_info(_VALIDATED) != epoch:
             runner.logger.info(
                 f'Validating epoch {epoch}, of which this checkpoint knows no result.')
             runner.val_loop.run()
+
+    def _check_steps(self, runner) -> None:
+        if self.by_epoch or not isinstance(runner.train_loop, EpochBasedTrainLoop):
+            return
+        if not isinstance(runner.train_loop, ResumableTrainLoop):
+            raise ValueError(
+                'SafeCheckpointHook with by_epoch=False saves in the middle of epochs, and needs '
+                "train_cfg.type='ResumableTrainLoop' to resume there, but train_cfg builds "
+                f'{type(runner.train_loop).__name__}.')
+        every = runner.optim_wrapper._accumulative_counts
+        if self.interval > 0 and self.interval % every:
+            raise ValueError(
+                f'interval of SafeCheckpointHook ({self.interval} steps) must be a multiple of '
+                f'accumulative_counts ({every}), since gradients that accumulate are not saved.')
+
+    # ----------------------------------------------------------------- saving
+
+    def after_train_epoch(self, runner) -> None:
+        """Save when it is time, and whenever a search has decided.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        decided = any(getattr(hook, 'has_decided', False) for hook in runner.hooks)
+        if self.by_epoch:
+            before = self.last_ckpt
+            super().after_train_epoch(runner)
+            saved = self.last_ckpt != before
+        else:
+            saved = False
+        if decided and not saved:
+            self._save_decision(runner)
+
+    def _save_decision(self, runner) -> None:
+        step = runner.epoch + 1 if self.by_epoch else runner.iter
+        self._save(runner, self.filename_tmpl.format(step),
+                   dict(epoch=runner.epoch + 1, iter=runner.iter))
+
+    def save_now(self, runner, step: Optional[int]) -> str:
+        """Save what there is, out of turn.
+
+        Args:
+            runner (Runner): The runner.
+            step (int | None): Steps done, if in the middle of an epoch, at the
+                end of a step; None between epochs.
+
+        Returns:
+            str: Path of the checkpoint.
+        """
+        if step is not None:
+            name, meta = self._step_template.format(step), dict(epoch=runner.epoch, iter=step)
+        else:
+            name = self.filename_tmpl.format(runner.epoch if self.by_epoch else runner.iter)
+            meta = dict(epoch=runner.epoch, iter=runner.iter)
+        # What the end of the epoch has saved is the same state.
+        if step is not None or self._path(name) != self.last_ckpt:
+            self._save(runner, name, meta)
+        return self.last_ckpt
 
     def after_val_epoch(self, runner, metrics=None) -> None:
         """Keep the best checkpoint.
@@ -87,26 +233,35 @@ class SafeCheckpointHook(CheckpointHook):
         super().after_val_epoch(runner, metrics)
 
     def _save_checkpoint_with_step(self, runner, step, meta) -> None:
-        surplus = None
+        self._save(runner, self.filename_tmpl.format(step), meta)
+
+    def _save(self, runner, name: str, meta: dict) -> None:
+        surplus: List[str] = []
         if self.max_keep_ckpts > 0:
-            if not self.keep_ckpt_ids or self.keep_ckpt_ids[-1] != step:
-                if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
-                    surplus = self._path(self.keep_ckpt_ids[0])
-                self.keep_ckpt_ids.append(step)  # a deque of limited length
-            runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
-        self.last_ckpt = self._path(step)
+            self._kept = [other for other in self._kept if other != name] + [name]
+            surplus = self._kept[:-self.max_keep_ckpts]
+            del self._kept[:-self.max_keep_ckpts]
+            runner.message_hub.update_info('kept_checkpoints', list(self._kept))
+        before, self.last_ckpt = self.last_ckpt or runner._load_from, self._path(name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
-        runner.save_checkpoint(
-            self.out_dir,
-            self.filename_tmpl.format(step),
-            save_optimizer=self.save_optimizer,
-            save_param_scheduler=self.save_param_scheduler,
-            meta=meta,
-            by_epoch=self.by_epoch,
-            backend_args=self.backend_args)
-        if is_main_process():
-            write_atomically(osp.join(runner.work_dir, 'last_checkpoint'), self.last_ckpt)
-        self._remove(surplus)
+        try:
+            runner.save_checkpoint(
+                self.out_dir,
+                name,
+                save_optimizer=self.save_optimizer,
+                save_param_scheduler=self.save_param_scheduler,
+                meta=meta,
+                by_epoch=self.by_epoch,
+                backend_args=self.backend_args)
+            if is_main_process():
+                write_atomically(osp.join(runner.work_dir, 'last_checkpoint'), self.last_ckpt)
+        except OSError as error:
+            raise RuntimeError(
+                f'The checkpoint {self.last_ckpt!r} cannot be written ({error.strerror}). ' +
+                (f'The last whole one is {before!r}. ' if before else '') +
+                'Make room for it, then go on with the same command and --resume.') from error
+        for other in surplus:
+            self._remove(self._path(other))
 
     def _save_best_checkpoint(self, runner, metrics) -> None:
         if not self.save_best:
@@ -130,8 +285,8 @@ class SafeCheckpointHook(CheckpointHook):
                 elif old != self.best_ckpt_path_dict[key]:
                     self._remove(old)
 
-    def _path(self, step: int) -> str:
-        return self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(step))
+    def _path(self, name: str) -> str:
+        return self.file_backend.join_path(self.out_dir, name)
 
     def _remove(self, path: Optional[str]) -> None:
         if path and is_main_process() and self.file_backend.isfile(path):

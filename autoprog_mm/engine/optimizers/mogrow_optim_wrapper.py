@@ -24,6 +24,9 @@ class MoGrowMixin:
     over the awake parameters, with ``d = min(decay, (1 + t) / (10 + t))`` and
     t the optimizer steps since the start or the last growth.
 
+    A step whose gradients are not finite changes nothing: it is left out, on
+    all ranks alike, since gradients are reduced before.
+
     Args:
         *args: As the optimizer wrapper that this is mixed into.
         ema_decays (Sequence[float]): Decay of each momentum copy, in (0, 1).
@@ -70,6 +73,8 @@ class MoGrowMixin:
         # One list of tensors a decay, in the order of `_params`.
         self._momentum: List[List[torch.Tensor]] = []
         self._momentum_steps = 0
+        self._swapped = False
+        self._left_out = False
         self._loaded: Optional[dict] = None
         self._step_hook = None
 
@@ -88,6 +93,7 @@ class MoGrowMixin:
         self._model = model.module if is_model_wrapper(model) else model
         self._names = [name for name, _ in self._model.named_parameters()]
         self._params = list(self._model.parameters())
+        self._swapped = False
         self._momentum = [[p.detach().clone() for p in self._params] for _ in self.ema_decays]
         self._momentum_steps = 0
         if self._loaded is not None:
@@ -122,11 +128,49 @@ class MoGrowMixin:
 
         A second call brings both back. Parameters keep their identity.
         """
+        self._swapped = not self._swapped
         online = [p.detach().clone() for p in self._params]
         torch._foreach_copy_(self._params, self._momentum[-1])
         torch._foreach_copy_(self._momentum[-1], online)
 
+    @property
+    def swapped(self) -> bool:
+        """bool: Whether the parameters hold the momentum weights now."""
+        return self._swapped
+
     # ------------------------------------------------------------------ steps
+
+    def update_params(self, loss: torch.Tensor, *args, **kwargs) -> None:
+        """See mmengine's ``OptimWrapper.update_params``.
+
+        Args:
+            loss (Tensor): The loss.
+            *args: ``step_kwargs`` and ``zero_kwargs``.
+            **kwargs: The same by name.
+        """
+        self._left_out = False
+        super().update_params(loss, *args, **kwargs)
+
+    def step(self, **kwargs) -> None:
+        """Update the parameters, unless gradients are not finite.
+
+        Args:
+            **kwargs: As the optimizer's ``step``.
+        """
+        scaler = getattr(self, 'loss_scaler', None)
+        # A gradient scaler looks for itself, and expects overflows.
+        if scaler is None or not scaler.is_enabled():
+            gradients = [p.grad for p in self._awake if p.grad is not None] \
+                if self.initialized else []
+            if gradients and not torch.stack(torch._foreach_norm(gradients)).isfinite().all():
+                self._left_out = True
+                return
+        super().step(**kwargs)
+
+    @property
+    def left_out(self) -> bool:
+        """bool: Whether the last update was left out, for its gradients were not finite."""
+        return self._left_out
 
     @torch.no_grad()
     def _move_momentum(self, *_) -> None:

@@ -25,7 +25,7 @@ param_scheduler = [
         convert_to_iter_based=True),
 ]
 
-train_cfg = dict(by_epoch=True, max_epochs=24, val_interval=2)
+train_cfg = dict(type='ResumableTrainLoop', max_epochs=24, val_interval=2)
 val_cfg = dict()
 test_cfg = dict()
 

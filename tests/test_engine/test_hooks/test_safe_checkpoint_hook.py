@@ -1,11 +1,14 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 import itertools
 import os
+import pickle
+import subprocess
 
 import pytest
 import torch
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
@@ -79,7 +82,8 @@ def build(tmp_path, monkeypatch):
     # Takes a second, to print what nobody reads.
     monkeypatch.setattr(Runner, '_log_env', lambda *args: None)
 
-    def build_runner(scores=(), epochs=3, resume=False, val_interval=1, **hook):
+    def build_runner(
+            scores=(), epochs=3, resume=False, val_interval=1, folder=tmp_path, **hook):
         loader = dict(
             batch_size=1, dataset=ToyDataset(), sampler=dict(type='DefaultSampler', shuffle=False))
         plain = PlainCheckpointHook()
@@ -87,7 +91,7 @@ def build(tmp_path, monkeypatch):
             model=ToyModel(),
             # One that is shared would give a run the other's message hub.
             experiment_name=f'toy_{os.getpid()}_{next(RUN_NUMBERS)}',
-            work_dir=str(tmp_path),
+            work_dir=str(folder),
             train_dataloader=loader,
             train_cfg=dict(by_epoch=True, max_epochs=epochs, val_interval=val_interval),
             optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.125)),
@@ -345,3 +349,137 @@ def test_best_and_kept_go_on_after_resume(build, tmp_path):
     build([.4, .3, .2], epochs=5, resume=True).train()
     assert checkpoints(tmp_path) == [
         'best_accuracy_top1_epoch_1.pth', 'epoch_4.pth', 'epoch_5.pth']
+
+
+# ------------------------------------------------------------- which is taken
+
+
+@pytest.fixture
+def log(monkeypatch):
+    messages = []
+    monkeypatch.setattr(MMLogger, 'warning', lambda self, text, *args: messages.append(text))
+    return messages
+
+
+def spoil(path, how):
+    content = path.read_bytes()
+    if how == 'truncated':
+        content = content[:len(content) // 2]
+    elif how == 'code':
+        content = pickle.dumps(Trap(str(path.parent / 'trapped')))
+    path.write_bytes(b'' if how == 'empty' else content)
+
+
+class Trap:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, 'w')
+
+
+@pytest.mark.parametrize('how', ['empty', 'truncated', 'code'])
+def test_broken_checkpoint_is_passed_over(build, tmp_path, log, how):
+    build([.1, .2, .1]).train()
+    spoil(tmp_path / 'epoch_3.pth', how)
+    runner = build([.2], resume=True)
+    runner.train()
+    assert runner.validated == [3]  # of epoch 2 the result is known
+    assert_whole(tmp_path, 3)
+    assert not (tmp_path / 'trapped').exists()
+    text, = [text for text in log if 'Passed over a checkpoint' in text]
+    assert 'epoch_3.pth' in text and 'not whole' in text
+
+
+def test_broken_checkpoint_that_is_asked_for(build, tmp_path):
+    build([.1] * 3).train()
+    spoil(tmp_path / 'epoch_2.pth', 'truncated')
+    runner = build(resume=True)
+    runner._load_from = str(tmp_path / 'epoch_2.pth')
+    with pytest.raises(ValueError, match=r"Cannot resume: .*epoch_2\.pth' is not whole"):
+        runner.train()
+
+
+def test_best_checkpoint_that_is_asked_for(build, tmp_path):
+    build([.1] * 3).train()
+    runner = build(resume=True)
+    runner._load_from = str(tmp_path / 'best_accuracy_top1_epoch_1.pth')
+    with pytest.raises(ValueError, match='Cannot resume: .*holds weights, as best checkpoints do'):
+        runner.train()
+
+
+def test_none_is_whole(build, tmp_path):
+    build([.1] * 3, max_keep_ckpts=1).train()
+    spoil(tmp_path / 'epoch_3.pth', 'empty')
+    with pytest.raises(ValueError, match='none of the checkpoints in .* is whole.*epoch_3.pth'):
+        build(resume=True).train()
+
+
+def test_nothing_to_resume_from(build, tmp_path, log):
+    runner = build([.1] * 3, resume=True)
+    runner.train()
+    assert runner.validated == [1, 2, 3]
+    assert any('no checkpoint' in text and 'starts anew' in text for text in log)
+
+
+def test_last_checkpoint_file_is_not_needed(build, tmp_path):
+    build([.1, .2], epochs=2).train()
+    (tmp_path / 'last_checkpoint').write_text('nowhere.pth')
+    runner = build([.1], resume=True)
+    runner.train()
+    assert runner.validated == [3]
+
+
+def test_remains_of_a_kill_are_removed(build, tmp_path):
+    (tmp_path / 'epoch_7.pth.tmp').write_bytes(b'half')
+    build([.1], epochs=1, save_best=None).train()
+    assert sorted(name for name in os.listdir(tmp_path) if 'pth' in name) == ['epoch_1.pth']
+
+
+# -------------------------------------------------------------------- no room
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 2 MB of its own."""
+    folder = tmp_path / 'disk'
+    folder.mkdir()
+    done = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', str(folder)],
+                          stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f'cannot mount a small disk: {done.stderr.strip()}')
+    yield folder
+    subprocess.run(['umount', '-l', str(folder)], check=True)
+
+
+class FillDisk(Hook):
+    """Leaves too little room for the checkpoint of an epoch."""
+
+    def __init__(self, folder, epoch):
+        self.folder, self.epoch = folder, epoch
+
+    def after_train_epoch(self, runner):
+        if runner.epoch + 1 == self.epoch:
+            with open(self.folder / 'filler', 'wb', buffering=0) as file, \
+                    pytest.raises(OSError, match='No space'):
+                while True:
+                    file.write(bytes(1 << 16))
+
+
+def test_full_disk(build, small_disk):
+    runner = build([.1] * 3, save_best=None, folder=small_disk)
+    runner.register_hook(FillDisk(small_disk, 2))
+    with pytest.raises(RuntimeError, match='cannot be written .No space left on device') as error:
+        runner.train()
+    assert str(small_disk / 'epoch_1.pth') in str(error.value)
+    assert '--resume' in str(error.value)
+    assert checkpoints(small_disk) == ['epoch_1.pth']
+    assert_whole(small_disk, 1)
+
+    (small_disk / 'filler').unlink()
+    runner = build([.1] * 3, save_best=None, resume=True, folder=small_disk)
+    runner.train()
+    assert runner.validated == [1, 2, 3]
+    assert_whole(small_disk, 3)

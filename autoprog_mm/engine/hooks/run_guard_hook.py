@@ -1,0 +1,364 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+import math
+import os
+import signal
+import threading
+import time
+from datetime import timedelta
+from functools import partial
+from typing import Callable, Dict, List, Optional, Sequence
+
+from mmengine.dist import all_gather_object, get_rank
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import BaseLoop
+from mmpretrain.registry import HOOKS
+from torch.utils.data import DataLoader
+
+from ...datasets.seeded import bad_images
+from ...models.elastic import ElasticBackbone
+from ..agreement import StepExchange
+from ..loops import ResumableTrainLoop
+from ..optimizers import MoGrowMixin
+from .safe_checkpoint_hook import SafeCheckpointHook
+
+SIGNALS = ('SIGTERM', 'SIGINT', 'SIGUSR1')
+# Within this time a launcher may send a signal again that the terminal, or a
+# cluster's scheduler, has sent to all processes already.
+_REPEAT_SECONDS = 1.
+_LISTED = 20  # images, in a message
+
+
+@HOOKS.register_module()
+class RunGuardHook(Hook):
+    """Ends a run in good order, on all ranks at the same step.
+
+    On a signal (SIGTERM, SIGINT, or SIGUSR1, by which Slurm can warn) the step
+    is finished, a checkpoint is saved by ``SafeCheckpointHook``, and the
+    process exits with 128 plus the signal's number. A second Ctrl-C stops at
+    once. In the middle of an epoch this needs ``ResumableTrainLoop``.
+
+    An image that can't be read is named and counted, and another sample takes
+    its place. A loss that is not finite is reported, and its update is left
+    out by the optimizer wrapper.
+
+    Args:
+        max_bad_images (int): A run with more images than this that can't be
+            read is stopped. Defaults to 100.
+        max_nonfinite (int): A run is stopped after this many steps in a row
+            whose loss or gradients are not finite. Defaults to 10.
+
+    Raises:
+        ValueError: For a negative ``max_bad_images`` or a ``max_nonfinite``
+            below 1.
+    """
+
+    # After all others, so that what is saved is complete.
+    priority = 'LOWEST'
+
+    def __init__(self, max_bad_images: int = 100, max_nonfinite: int = 10) -> None:
+        for name, value, least in (('max_bad_images', max_bad_images, 0),
+                                   ('max_nonfinite', max_nonfinite, 1)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(
+                    f'{name} of RunGuardHook must be an int of at least {least}, but got '
+                    f'{value!r}.')
+        self.max_bad_images = max_bad_images
+        self.max_nonfinite = max_nonfinite
+        self.bad_images: Dict[str, str] = {}  # path: error
+        self._new_images: Dict[str, str] = {}  # of this rank and epoch
+        self._known = 0  # bad images of all ranks
+        self._fresh = 0  # those of this step
+        self._bad_steps = 0  # whose loss was not finite, in a row
+        self._exchange: Optional[StepExchange] = None  # until a run trains
+        self._handlers: Dict[int, Callable] = {}  # those before ours
+        self._received: Optional[int] = None  # signal
+        self._received_time = 0.
+        self._stop: Optional[int] = None  # signal, agreed on by all ranks
+
+    # ------------------------------------------------------------- run begins
+
+    def before_run(self, runner) -> None:
+        """Shield worker processes, before any of them starts.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        for loop in (runner._train_loop, runner._val_loop):
+            if isinstance(loop, BaseLoop):  # not the config of one that isn't run
+                _shield_workers(loop.dataloader)
+
+    def before_train(self, runner) -> None:
+        """Take over the signals.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        self._saver = next((h for h in runner.hooks if isinstance(h, SafeCheckpointHook)), None)
+        every = runner.optim_wrapper._accumulative_counts
+        self._update_due = lambda step: step % every == 0 or step == runner.max_iters
+        timeout = runner.cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
+        self._exchange = StepExchange(
+            len(SIGNALS) + 2, timeout=timedelta(seconds=timeout) if timeout else None)
+        if threading.current_thread() is threading.main_thread():
+            for name in SIGNALS:
+                number = getattr(signal, name, None)  # there is no SIGUSR1 on Windows
+                if number is not None:
+                    self._handlers[number] = signal.signal(number, self._on_signal)
+
+    def after_train(self, runner) -> None:
+        """Give the signals back, and tell of bad images.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        self._exchange.barrier()
+        self._exchange = None
+        self._restore_handlers()
+        if self.bad_images:
+            runner.logger.warning(
+                f'{len(self.bad_images)} images could not be read, and others took their '
+                f'places:\n{self._list_images()}')
+
+    def on_failure(self, runner) -> None:
+        """Give the signals back after an error, for notebooks go on after it.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        self._restore_handlers()
+
+    def _restore_handlers(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers.clear()
+
+    def _on_signal(self, number: int, frame) -> None:
+        now = time.monotonic()
+        if self._received is None:
+            self._received, self._received_time = number, now
+            # A logger may be busy in the very place that was interrupted.
+            os.write(2, f'\nRank {get_rank()} got {signal.Signals(number).name}: the step under '
+                     'way is finished and saved. Ctrl-C again stops at once.\n'.encode())
+        elif number == signal.SIGINT and now - self._received_time > _REPEAT_SECONDS:
+            self._restore_handlers()
+            raise KeyboardInterrupt
+
+    # ------------------------------------------------------------------ steps
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        """Note images that could not be read.
+
+        Args:
+            runner (Runner): The runner.
+            batch_idx (int): Index of the step in its epoch.
+            data_batch (dict): The collated batch.
+        """
+        self._fresh = 0
+        for path, error in bad_images(data_batch):
+            if path not in self.bad_images and path not in self._new_images:
+                self._new_images[path] = error
+                self._fresh += 1
+                runner.logger.warning(
+                    f'The image {path!r} cannot be read ({error}); another sample takes its '
+                    'place.')
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Agree with the other ranks whether to go on.
+
+        Args:
+            runner (Runner): The runner.
+            batch_idx (int): Index of the step in its epoch.
+            data_batch (dict, optional): Not used.
+            outputs (dict): The step's losses.
+
+        Raises:
+            RuntimeError: For too many bad images, or too many losses in a row
+                that are not finite.
+            SystemExit: After a signal, with 128 plus its number.
+        """
+        bad = self._check_loss(runner, batch_idx, outputs)
+        *stops, fresh, bad = self._exchange.exchange([*self._votes(), self._fresh, bad])
+        self._known = self._known + fresh
+        self._bad_steps = self._bad_steps + 1 if bad else 0
+        if self._bad_steps >= self.max_nonfinite:
+            raise RuntimeError(
+                f'The loss or its gradients were not finite in {self._bad_steps} steps in a row '
+                f'(max_nonfinite). {self._last_checkpoint()} A lower learning rate, clip_grad or '
+                'a longer warm-up may help.')
+        if self._known > self.max_bad_images:
+            raise RuntimeError(
+                f'{self._known} images could not be read, more than max_bad_images '
+                f'({self.max_bad_images}) of RunGuardHook. {self._last_checkpoint()} Those that '
+                f'rank {get_rank()} knows of:\n{self._list_images()}')
+        self._heed(stops)
+        if self._stop is not None and self._update_due(runner.iter + 1):
+            self._end(runner, runner.iter + 1)
+
+    def _votes(self) -> List[int]:
+        return [self._received == getattr(signal, name, -1) for name in SIGNALS]
+
+    def _heed(self, stops: Sequence[int]) -> None:
+        if self._stop is None and any(stops):
+            self._stop = next(getattr(signal, name) for name, n in zip(SIGNALS, stops) if n)
+
+    def _check_loss(self, runner, batch_idx: int, outputs: Optional[dict]) -> bool:
+        loss = (outputs or {}).get('loss')
+        loss = float(loss) if loss is not None else 0.
+        left_out = isinstance(runner.optim_wrapper, MoGrowMixin) and runner.optim_wrapper.left_out
+        if math.isfinite(loss) and not left_out:
+            return False
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        backbone = getattr(model, 'backbone', None)
+        subnet = f', {backbone.active_subnet}' if isinstance(backbone, ElasticBackbone) else ''
+        scalars = runner.message_hub.log_scalars
+        rate = scalars.get('train/base_lr') or scalars.get('train/lr')
+        runner.logger.warning(
+            (f'The loss is {loss}' if not math.isfinite(loss) else 'The gradients are not finite') +
+            f' in epoch {runner.epoch + 1}, step {batch_idx + 1}{subnet}' +
+            (f', learning rate {rate.current():.4g}' if rate else '') +
+            ('. Its update is left out.' if left_out else '.'))
+        return True
+
+    # ----------------------------------------------------------------- epochs
+
+    def before_train_epoch(self, runner) -> None:
+        """Count from what all ranks know.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        self._known = len(self.bad_images)
+
+    def after_train_epoch(self, runner) -> None:
+        """Share the names of images that could not be read.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        for images in all_gather_object(self._new_images):
+            self.bad_images.update(images)
+        self._new_images = {}
+
+    def before_val_epoch(self, runner) -> None:
+        """Find out for how many steps all ranks are there.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        if self._exchange is not None:
+            self._val_steps = min(all_gather_object(len(runner.val_dataloader)))
+
+    def after_val_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Break a validation off after a signal.
+
+        Args:
+            runner (Runner): The runner.
+            batch_idx (int): Index of the step.
+            data_batch (dict, optional): Not used.
+            outputs (Sequence, optional): Not used.
+
+        Raises:
+            SystemExit: After a signal, with 128 plus its number.
+        """
+        # Not in a validation that precedes training, or is all there is.
+        if self._exchange is None or batch_idx >= self._val_steps:
+            return
+        *stops, _, _ = self._exchange.exchange([*self._votes(), 0, 0])
+        self._heed(stops)
+        if self._stop is not None:
+            # What is saved is never the momentum weights that are validated.
+            if isinstance(runner.optim_wrapper, MoGrowMixin) and runner.optim_wrapper.swapped:
+                runner.optim_wrapper.swap_momentum()
+            self._end(runner, None)
+
+    # -------------------------------------------------------------------- end
+
+    def _end(self, runner, step: Optional[int]) -> None:
+        """Save and exit.
+
+        Args:
+            runner (Runner): The runner.
+            step (int | None): Steps done, if in the middle of an epoch.
+        """
+        if self._saver is None:
+            saved = 'No checkpoint was saved, since SafeCheckpointHook is not there.'
+        elif step is not None and not isinstance(runner.train_loop, ResumableTrainLoop):
+            saved = ('No checkpoint was saved in the middle of an epoch, which needs '
+                     f"train_cfg.type='ResumableTrainLoop'. {self._last_checkpoint()}")
+        else:
+            saved = f'Saved {self._saver.save_now(runner, step)}.'
+        # A launcher that sees one rank end may kill the one that is saving.
+        self._exchange.barrier()
+        self._restore_handlers()
+        done = f'in epoch {runner.epoch + 1}, after step {step}' if step is not None else \
+            f'in the validation of epoch {runner.epoch}'
+        runner.logger.warning(
+            f'Stopped by {signal.Signals(self._stop).name} {done}. {saved} Go on with the same '
+            'command and --resume.')
+        raise SystemExit(128 + self._stop)
+
+    def _last_checkpoint(self) -> str:
+        path = self._saver.last_ckpt if self._saver is not None else None
+        return f'The last checkpoint is {path}.' if path else 'There is no checkpoint yet.'
+
+    def _list_images(self) -> str:
+        images = {**self.bad_images, **self._new_images}
+        lines = [f'  {path}  ({error})' for path, error in list(images.items())[:_LISTED]]
+        more = len(images) - len(lines)
+        return '\n'.join(lines) + (f'\n  and {more} more' if more else '')
+
+    # ------------------------------------------------------------ checkpoints
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Save what was found.
+
+        Args:
+            runner (Runner): The runner.
+            checkpoint (dict): What is about to be saved.
+        """
+        checkpoint['run_guard'] = dict(
+            bad_images={**self.bad_images, **self._new_images}, bad_steps=self._bad_steps)
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """On resume, go on from what was found.
+
+        Args:
+            runner (Runner): The runner.
+            checkpoint (dict): What was loaded.
+        """
+        state = checkpoint.get('run_guard')
+        if runner._resume and state is not None:
+            self.bad_images = dict(state['bad_images'])
+            self._bad_steps = state['bad_steps']
+
+
+def _shield_workers(loader: DataLoader) -> None:
+    """Have a loader's workers survive signals that go to the whole process group.
+
+    The process that they work for decides when to stop. They end when it does.
+
+    Args:
+        loader (DataLoader): One that has not been iterated yet.
+    """
+    if isinstance(loader, DataLoader) and loader.num_workers > 0:
+        loader.worker_init_fn = partial(_init_worker, loader.worker_init_fn)
+
+
+def _init_worker(init: Optional[Callable], worker_id: int) -> None:
+    for name in ('SIGINT', 'SIGUSR1'):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    # By SIGTERM the own process ends a worker, but a scheduler may send it to
+    # all processes. Only a thread that waits for it can tell who sent it.
+    if hasattr(signal, 'sigwaitinfo'):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_if_parent_says_so, daemon=True).start()
+    if init is not None:
+        init(worker_id)
+
+
+def _end_if_parent_says_so() -> None:
+    while True:
+        if signal.sigwaitinfo({signal.SIGTERM}).si_pid == os.getppid():
+            os._exit(0)

@@ -1,0 +1,57 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+import torch.nn as nn
+from mmengine.runner import EpochBasedTrainLoop
+from mmpretrain.registry import LOOPS
+
+from ...datasets.seeded import skipping
+
+
+@LOOPS.register_module()
+class ResumableTrainLoop(EpochBasedTrainLoop):
+    """mmengine's epoch loop that can begin in the middle of an epoch.
+
+    A run that was saved in the middle of an epoch goes on with the next step
+    of that epoch; the samples of earlier steps are passed over without being
+    loaded. ``AutoProgHook`` has to be there, since it makes each sample a
+    function of its place.
+
+    Args:
+        runner (Runner): The runner.
+        dataloader (DataLoader | dict): The training dataloader.
+        max_epochs (int): Epochs of the whole run.
+        val_begin (int): Epoch from which on to validate. Defaults to 1.
+        val_interval (int): Epochs between validations. Defaults to 1.
+        dynamic_intervals (list[tuple[int, int]], optional): Other intervals
+            from given epochs on. Defaults to None.
+    """
+
+    @property
+    def steps_done(self) -> int:
+        """int: Steps of the epoch under way that are done."""
+        return self._iter - self._epoch * len(self.dataloader)
+
+    def run(self) -> nn.Module:
+        """Train, and tell hooks if that fails.
+
+        Returns:
+            Module: The model.
+        """
+        try:
+            return super().run()
+        except BaseException:
+            # mmengine itself tells them of a good end only.
+            for hook in self.runner.hooks:
+                if hasattr(hook, 'on_failure'):
+                    hook.on_failure(self.runner)
+            raise
+
+    def run_epoch(self) -> None:
+        """Run what is left of an epoch."""
+        begin = self.steps_done
+        self.runner.call_hook('before_train_epoch')
+        self.runner.model.train()
+        with skipping(self.dataloader, begin):
+            for index, data_batch in enumerate(self.dataloader, begin):
+                self.run_iter(index, data_batch)
+        self.runner.call_hook('after_train_epoch')
+        self._epoch += 1

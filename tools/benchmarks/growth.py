@@ -1,0 +1,139 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+"""How long a growth takes, in training steps.
+
+Grows the network of a config through its manual schedule on random images, in
+several processes, and times each growth (the wrapper's grow() and the new
+reducer) and the training steps before and after it.
+"""
+import argparse
+import json
+import os.path as osp
+import socket
+import sys
+import time
+from statistics import median
+from typing import Callable, List
+
+# Works from a checkout that is not installed, too.
+sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..', '..'))
+
+import autoprog_mm  # noqa: E402, F401  isort: skip  (before anything that imports torchvision)
+
+import torch  # noqa: E402
+import torch.distributed as dist  # noqa: E402
+from mmengine.config import Config  # noqa: E402
+from mmengine.optim import build_optim_wrapper  # noqa: E402
+from mmpretrain.registry import MODELS  # noqa: E402
+from mmpretrain.structures import DataSample  # noqa: E402
+
+from autoprog_mm.engine import ElasticDistributedDataParallel  # noqa: E402
+from autoprog_mm.engine.launch import AMP_TYPES  # noqa: E402
+from autoprog_mm.growth import build_schedule  # noqa: E402
+from autoprog_mm.utils import write_atomically  # noqa: E402
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--config', default='configs/autoprog/deit-b_in1k.py')
+    parser.add_argument('--ranks', type=int, default=2, help='number of processes')
+    parser.add_argument('--batch-size', type=int, default=2, help='images of each process')
+    parser.add_argument('--steps', type=int, default=3, help='steps to time in each stage')
+    parser.add_argument('--repeats', type=int, default=3, help='times to grow from the beginning')
+    parser.add_argument('--out', help='JSON file for the figures')
+    return parser.parse_args()
+
+
+def timed(action: Callable[[], object], device: torch.device) -> float:
+    """Seconds until all ranks have done something."""
+    dist.barrier()
+    begin = time.perf_counter()
+    action()
+    if device.type == 'cuda':
+        torch.cuda.synchronize()
+    dist.barrier()
+    return time.perf_counter() - begin
+
+
+def run(rank: int, port: int, args: argparse.Namespace) -> None:
+    cuda = torch.cuda.is_available()
+    device = torch.device('cuda', rank) if cuda else torch.device('cpu')
+    if cuda:
+        torch.cuda.set_device(device)
+    dist.init_process_group('nccl' if cuda else 'gloo', f'tcp://127.0.0.1:{port}', rank=rank,
+                            world_size=args.ranks)
+    torch.set_num_threads(max(1, torch.get_num_threads() // args.ranks))
+    rows = [grow_through(args, device) for _ in range(args.repeats)]
+    if rank == 0:
+        report(args, list(zip(*rows)), device)
+    dist.destroy_process_group()
+
+
+def grow_through(args: argparse.Namespace, device: torch.device) -> List[dict]:
+    """Figures of each growth of the schedule."""
+    cfg = Config.fromfile(args.config)
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model).to(device)
+    backbone = model.backbone
+    hook = cfg.custom_hooks[0]
+    stages = build_schedule(
+        hook.get('num_stages', 4), cfg.train_cfg.max_epochs, backbone.full_subnet,
+        dict(hook.get('initial_scale', dict(depth=0.5, resolution=0.5))))
+    wrapper = ElasticDistributedDataParallel(model)
+    settings = cfg.optim_wrapper.to_dict()
+    if device.type == 'cpu':
+        settings['type'] = {amp: full for full, amp in AMP_TYPES.items()}[settings['type']]
+        settings.pop('dtype', None)
+    optim_wrapper = build_optim_wrapper(wrapper, settings)
+    optim_wrapper.initialize_count_status(wrapper, 0, 10**6)
+    backbone.min_depth = stages[0].subnet.depth
+    optim_wrapper.settle(backbone, stages[0].subnet)
+    wrapper.rebuild()
+
+    def steps(resolution: int) -> float:
+        images = torch.randint(0, 256, (args.batch_size, 3, resolution, resolution))
+        samples = [DataSample().set_gt_label(i) for i in range(args.batch_size)]
+        batch = dict(inputs=images.to(torch.uint8), data_samples=samples)
+        seconds = [timed(lambda: wrapper.train_step(batch, optim_wrapper), device)
+                   for _ in range(1 + args.steps)]
+        return median(seconds[1:])  # the first one warms up
+
+    rows, before = [], steps(stages[0].subnet.resolution)
+    for stage in stages[1:]:
+        growth = timed(lambda s=stage: optim_wrapper.grow(backbone, s.subnet), device)
+        rebuild = timed(wrapper.rebuild, device)
+        after = steps(stage.subnet.resolution)
+        rows.append(dict(depth=stage.subnet.depth, resolution=stage.subnet.resolution,
+                         grow=growth, rebuild=rebuild, step_before=before, step_after=after))
+        before = after
+    return rows
+
+
+def report(args: argparse.Namespace, growths: List[tuple], device: torch.device) -> None:
+    print(f'{osp.basename(args.config)}, {args.ranks} processes on {device.type}, '
+          f'{args.batch_size} images each, medians of {args.repeats}')
+    print(f'{"to":>9} {"grow":>9} {"reducer":>9} {"step before":>12} {"step after":>11} '
+          f'{"growth / step before":>21}')
+    result = []
+    for repeats in growths:
+        row = {key: median(r[key] for r in repeats) for key in repeats[0]}
+        row['ratio'] = (row['grow'] + row['rebuild']) / row['step_before']
+        result.append(row)
+        print(f'{row["depth"]:>5.0f}x{row["resolution"]:<3.0f} {row["grow"]:>8.3f}s '
+              f'{row["rebuild"]:>8.3f}s {row["step_before"]:>11.3f}s {row["step_after"]:>10.3f}s '
+              f'{row["ratio"]:>21.2f}')
+    if args.out:
+        write_atomically(args.out, json.dumps(
+            dict(config=args.config, ranks=args.ranks, batch_size=args.batch_size,
+                 device=device.type, growths=result), indent=2) + '\n')
+
+
+def main() -> None:
+    args = parse_args()
+    with socket.socket() as own:
+        own.bind(('127.0.0.1', 0))
+        port = own.getsockname()[1]
+    torch.multiprocessing.spawn(run, (port, args), nprocs=args.ranks)
+
+
+if __name__ == '__main__':
+    main()
