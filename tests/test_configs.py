@@ -152,6 +152,7 @@ def test_imagenet_recipe_is_volos():
     assert cfg.custom_hooks[0].initial_scale == dict(depth=0.5, resolution=0.5)
     smaller = Config.fromfile(ROOT / 'autoprog' / 'volo-d1_0.4_in1k.py')
     assert smaller.custom_hooks[0].initial_scale == dict(depth=0.4, resolution=0.4)
+    assert cfg.sync_bn == 'torch'
     # With token labels only the labels differ.
     labeled = Config.fromfile(ROOT / 'autoprog' / 'volo-d1_tokenlabel_in1k.py')
     pipeline = cfg.train_dataloader.dataset.pipeline

@@ -151,7 +151,8 @@ def _fall_back(cfg: Config, device: str) -> None:
         warn('testing in float32')
     if cfg.get('sync_bn') is not None:
         cfg.sync_bn = None
-        warn('BatchNorm is not synchronised')
+        if cfg.launcher != 'none':
+            warn('BatchNorm is not synchronised')
     for name in _DATALOADERS:
         if cfg.get(name) is not None:
             cfg[name].pin_memory = False

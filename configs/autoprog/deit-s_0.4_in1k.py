@@ -1,8 +1,7 @@
 # DeiT-S on ImageNet with AutoProg: 100 epochs, initial scale 0.4.
 #
 # Paper:    AutoProg (arXiv 2203.14509)
-# Command:  torchrun --nproc_per_node=8 tools/train.py
-#           configs/autoprog/deit-s_0.4_in1k.py --launcher pytorch
+# Command:  tools/dist_train.sh configs/autoprog/deit-s_0.4_in1k.py 8
 # Time:     not measured
 # Top-1:    not measured
 _base_ = './deit-s_in1k.py'

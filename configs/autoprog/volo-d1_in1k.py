@@ -2,8 +2,7 @@
 #
 # Paper:    AutoProg (arXiv 2203.14509); it trains with token labels, see
 #           volo-d1_tokenlabel_in1k.py
-# Command:  torchrun --nproc_per_node=8 tools/train.py
-#           configs/autoprog/volo-d1_in1k.py --launcher pytorch
+# Command:  tools/dist_train.sh configs/autoprog/volo-d1_in1k.py 8
 # Time:     not measured
 # Top-1:    not measured
 _base_ = '../baseline/volo-d1_baseline_in1k.py'

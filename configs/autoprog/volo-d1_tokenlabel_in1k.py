@@ -6,8 +6,7 @@
 #       data/imagenet_token_labels --teacher timm:dm_nfnet_f6 --pretrained
 #
 # Paper:    AutoProg (arXiv 2203.14509), All Tokens Matter (arXiv 2104.10858)
-# Command:  torchrun --nproc_per_node=8 tools/train.py
-#           configs/autoprog/volo-d1_tokenlabel_in1k.py --launcher pytorch
+# Command:  tools/dist_train.sh configs/autoprog/volo-d1_tokenlabel_in1k.py 8
 # Time:     not measured
 # Top-1:    not measured
 _base_ = './volo-d1_in1k.py'

@@ -2,8 +2,7 @@
 # rate and drop path as VOLO's authors set them for D2.
 #
 # Paper:    AutoProg (arXiv 2203.14509)
-# Command:  torchrun --nproc_per_node=8 tools/train.py
-#           configs/autoprog/volo-d2_in1k.py --launcher pytorch
+# Command:  tools/dist_train.sh configs/autoprog/volo-d2_in1k.py 8
 # Time:     not measured
 # Top-1:    not measured
 _base_ = './volo-d1_in1k.py'

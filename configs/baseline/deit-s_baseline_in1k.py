@@ -2,8 +2,7 @@
 # growth: the baseline to compare it with.
 #
 # Recipe:   DeiT (arXiv 2012.12877) for 100 epochs at batch 1024, on 8 GPUs
-# Command:  torchrun --nproc_per_node=8 tools/train.py
-#           configs/baseline/deit-s_baseline_in1k.py --launcher pytorch
+# Command:  tools/dist_train.sh configs/baseline/deit-s_baseline_in1k.py 8
 # Time:     not measured
 # Top-1:    not measured
 _base_ = [

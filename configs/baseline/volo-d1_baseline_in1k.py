@@ -3,8 +3,7 @@
 #
 # Recipe:   VOLO (arXiv 2106.13112) for 100 epochs at batch 1024, on 8 GPUs,
 #           without token labels
-# Command:  torchrun --nproc_per_node=8 tools/train.py
-#           configs/baseline/volo-d1_baseline_in1k.py --launcher pytorch
+# Command:  tools/dist_train.sh configs/baseline/volo-d1_baseline_in1k.py 8
 # Time:     not measured
 # Top-1:    not measured
 _base_ = [

@@ -2,8 +2,7 @@
 # 25 epochs at depths 6, 8, 10, 12 and resolutions 128, 160, 192, 224.
 #
 # Paper:    AutoProg (arXiv 2203.14509)
-# Command:  torchrun --nproc_per_node=8 tools/train.py
-#           configs/prog/deit-s_prog_in1k.py --launcher pytorch
+# Command:  tools/dist_train.sh configs/prog/deit-s_prog_in1k.py 8
 # Time:     not measured
 # Top-1:    not measured
 _base_ = '../baseline/deit-s_baseline_in1k.py'

@@ -2,8 +2,7 @@
 # 25 epochs at depths 9, 12, 15, 18 and resolutions 128, 160, 192, 224.
 #
 # Paper:    AutoProg (arXiv 2203.14509)
-# Command:  torchrun --nproc_per_node=8 tools/train.py
-#           configs/prog/volo-d1_prog_in1k.py --launcher pytorch
+# Command:  tools/dist_train.sh configs/prog/volo-d1_prog_in1k.py 8
 # Time:     not measured
 # Top-1:    not measured
 _base_ = '../baseline/volo-d1_baseline_in1k.py'

@@ -207,9 +207,12 @@ class TestCpu:
         assert cfg.test_cfg == dict(type='TestLoop')
         assert len(log) == 1 and 'testing in float32' in log[0]
 
-    def test_sync_bn(self, device, log):
+    def test_sync_bn(self, device, log, monkeypatch):
         device('cpu')
         assert prepare(make_config(sync_bn='torch')).sync_bn is None
+        assert log == []  # in a single process there is nothing to synchronise
+        monkeypatch.setattr(torch.distributed, 'is_initialized', lambda: True)
+        assert prepare(make_config(sync_bn='torch'), launcher='pytorch').sync_bn is None
         assert len(log) == 1 and 'BatchNorm is not synchronised' in log[0]
 
     def test_no_pinned_memory(self, device, log):

@@ -13,3 +13,6 @@ model = dict(
         in_channels=384,
         dense_weight=0.5,
         loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original')))
+
+# The stem's statistics are of all GPUs' images; for distributed runs only.
+sync_bn = 'torch'
