@@ -23,6 +23,7 @@ import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.optim import build_optim_wrapper  # noqa: E402
+from mmengine.registry import init_default_scope  # noqa: E402
 from mmpretrain.registry import MODELS  # noqa: E402
 from mmpretrain.structures import DataSample  # noqa: E402
 
@@ -71,6 +72,7 @@ def run(rank: int, port: int, args: argparse.Namespace) -> None:
 def grow_through(args: argparse.Namespace, device: torch.device) -> List[dict]:
     """Figures of each growth of the schedule."""
     cfg = Config.fromfile(args.config)
+    init_default_scope('mmpretrain')
     torch.manual_seed(0)
     model = MODELS.build(cfg.model).to(device)
     backbone = model.backbone
