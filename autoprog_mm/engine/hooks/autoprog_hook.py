@@ -1,7 +1,7 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 import os.path as osp
 from dataclasses import astuple
-from typing import List, Mapping, Optional
+from typing import Dict, List, Mapping, Optional
 
 import torch
 from mmengine.dist import get_dist_info, is_main_process
@@ -20,9 +20,12 @@ from ...growth.subnet import Subnet
 from ...models.data_preprocessor import ElasticDataPreprocessor
 from ...models.elastic import ElasticBackbone
 from ...utils import derive_seed, seed_step
+from ..accumulation import num_parts
 from ..agreement import check_ranks_agree, fingerprint
 from ..checkpoint import differing_parameters, pack, unpack
 from ..ledger import Ledger
+from ..loops import ResumableTrainLoop
+from ..memory import saved_bytes
 from ..optimizers import MoGrowMixin
 from ..wrappers import ElasticDistributedDataParallel
 from .mogrow_ema_hook import MoGrowEMAHook
@@ -59,6 +62,12 @@ class AutoProgHook(Hook):
         search (dict | None): Config of the search that chooses each stage's
             subnet. None is the manual schedule ("Prog").
             Defaults to ``dict(type='OneShotSearch')``.
+        max_batch_per_step (int, optional): Images of one process that fit into
+            memory in the full network. A larger batch is split, in the stages
+            that need it: earlier ones need less memory for an image. With
+            BatchNorm a split batch is not the same, since each part has its
+            own statistics. Needs ``ResumableTrainLoop``. Defaults to None, no
+            limit.
 
     Raises:
         ValueError: Before training, for any of these that can't work.
@@ -71,12 +80,20 @@ class AutoProgHook(Hook):
                  initial_scale: Optional[Mapping[str, float]] = None,
                  regularization: Optional[Mapping[str, float]] = None,
                  resolution_divisor: int = 32,
-                 search: Optional[dict] = dict(type='OneShotSearch')) -> None:  # noqa: B006
+                 search: Optional[dict] = dict(type='OneShotSearch'),  # noqa: B006
+                 max_batch_per_step: Optional[int] = None) -> None:
         if initial_scale is None:
             initial_scale = dict(depth=0.5, resolution=0.5)
         if regularization is None:
             regularization = dict(rand_augment=0.5, random_erasing=0., drop_path=0.)
         check_schedule(num_stages, initial_scale, regularization)
+        if max_batch_per_step is not None and (
+                isinstance(max_batch_per_step, bool) or not isinstance(max_batch_per_step, int)
+                or max_batch_per_step < 1):
+            raise ValueError(
+                f'max_batch_per_step of AutoProgHook must be an int of at least 1 or None, but got '
+                f'{max_batch_per_step!r}.')
+        self.max_batch_per_step = max_batch_per_step
         self.num_stages = num_stages
         self.initial_scale = dict(initial_scale)
         self.regularization = dict(regularization)
@@ -137,6 +154,10 @@ class AutoProgHook(Hook):
                 f'{type(self.model.data_preprocessor).__name__}. Set it, or search=None.')
         self._build_schedule(runner.max_epochs)
         self._check_accumulation(runner)
+        self._memory: Dict[Subnet, int] = {}  # bytes of one image
+        if self.max_batch_per_step is not None:  # now, while all is awake
+            full = self.backbone.full_subnet
+            self._memory[full] = saved_bytes(self.model, full)
         for hook in runner.hooks:
             if isinstance(hook, EMAHook) and not isinstance(hook, MoGrowEMAHook):
                 raise ValueError(
@@ -192,6 +213,11 @@ class AutoProgHook(Hook):
                         'num_stages, or raise max_epochs.')
 
     def _check_accumulation(self, runner) -> None:
+        if self.max_batch_per_step is not None and \
+                not isinstance(runner.train_loop, ResumableTrainLoop):
+            raise ValueError(
+                "max_batch_per_step of AutoProgHook needs train_cfg.type='ResumableTrainLoop', but "
+                f'train_cfg builds {type(runner.train_loop).__name__}.')
         every, steps = self.optim_wrapper._accumulative_counts, len(runner.train_dataloader)
         if steps % every:
             print_log(
@@ -325,15 +351,26 @@ class AutoProgHook(Hook):
         Args:
             runner (Runner): The runner.
             batch_idx (int): Index of the step in its epoch.
-            data_batch (dict, optional): Not used.
+            data_batch (dict): The collated batch.
         """
         self.ledger.switch('train')
         if self._searching:
             candidate = self.search.draw(self.seed, runner.iter)
             self.backbone.activate(candidate)
             self.model.data_preprocessor.resolution = candidate.resolution
+        if self.max_batch_per_step is not None:
+            runner.train_loop.num_parts = self._num_parts(len(data_batch['inputs']))
         rank, _ = get_dist_info()
         seed_step(derive_seed(self.seed, 'step', runner.iter, rank))
+
+    def _num_parts(self, batch_size: int) -> int:
+        if batch_size <= self.max_batch_per_step:
+            return 1
+        active = self.backbone.active_subnet
+        if active not in self._memory:
+            self._memory[active] = saved_bytes(self.model, active)
+        share = self._memory[active] / self._memory[self.backbone.full_subnet]
+        return num_parts(batch_size, self.max_batch_per_step, share)
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Score the candidates of a search, when it is time.

@@ -4,6 +4,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from mmpretrain.registry import LOOPS
 
 from ...datasets.seeded import skipping
+from ..accumulation import train_step_in_parts
 
 
 @LOOPS.register_module()
@@ -23,7 +24,13 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         val_interval (int): Epochs between validations. Defaults to 1.
         dynamic_intervals (list[tuple[int, int]], optional): Other intervals
             from given epochs on. Defaults to None.
+
+    Attributes:
+        num_parts (int): In how many parts the next step is done, set by
+            ``AutoProgHook`` as its ``max_batch_per_step`` asks for.
     """
+
+    num_parts = 1
 
     @property
     def steps_done(self) -> int:
@@ -44,6 +51,24 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
                 if hasattr(hook, 'on_failure'):
                     hook.on_failure(self.runner)
             raise
+
+    def run_iter(self, idx: int, data_batch: dict) -> None:
+        """Run a step, in parts if :attr:`num_parts` says so.
+
+        Args:
+            idx (int): Index of the step in its epoch.
+            data_batch (dict): The collated batch.
+        """
+        runner = self.runner
+        runner.call_hook('before_train_iter', batch_idx=idx, data_batch=data_batch)
+        if self.num_parts > 1:
+            outputs = train_step_in_parts(
+                runner.model, runner.optim_wrapper, data_batch, self.num_parts)
+        else:
+            outputs = runner.model.train_step(data_batch, optim_wrapper=runner.optim_wrapper)
+        runner.call_hook(
+            'after_train_iter', batch_idx=idx, data_batch=data_batch, outputs=outputs)
+        self._iter += 1
 
     def run_epoch(self) -> None:
         """Run what is left of an epoch."""

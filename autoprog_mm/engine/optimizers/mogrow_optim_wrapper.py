@@ -167,6 +167,26 @@ class MoGrowMixin:
                 return
         super().step(**kwargs)
 
+    def backward_part(self, loss: torch.Tensor) -> None:
+        """Backward of a part of a step, whose last part goes to :meth:`update_params`.
+
+        Args:
+            loss (Tensor): The part's share of the loss.
+        """
+        self.backward(self.scale_loss(loss))
+        self._inner_count -= 1  # it counts steps
+
+    def _clip_grad(self) -> None:
+        """Clip in the model's order, for a norm depends on it in its last bits."""
+        if not self.initialized:
+            super()._clip_grad()
+            return
+        parameters = [p for p in self._awake if p.grad is not None]
+        if parameters:
+            norm = self.clip_func(parameters, **self.clip_grad_kwargs)
+            if norm is not None:  # clipping by value has none
+                self.message_hub.update_scalar('train/grad_norm', float(norm))
+
     @property
     def left_out(self) -> bool:
         """bool: Whether the last update was left out, for its gradients were not finite."""

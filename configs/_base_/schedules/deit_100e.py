@@ -5,6 +5,7 @@ optim_wrapper = dict(
     ema_decays=(0.998, 0.9996),
     growth=dict(type='MoGrow'),
     optimizer_state='keep',
+    constructor='MergedOptimWrapperConstructor',
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05, eps=1e-8, betas=(0.9, 0.999)),
     paramwise_cfg=dict(
         norm_decay_mult=0.0,

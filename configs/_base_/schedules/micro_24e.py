@@ -3,6 +3,7 @@ optim_wrapper = dict(
     ema_decays=(0.97, 0.99),
     growth=dict(type='MoGrow'),
     optimizer_state='keep',
+    constructor='MergedOptimWrapperConstructor',
     optimizer=dict(type='AdamW', lr=1.5e-3, weight_decay=0.05),
     paramwise_cfg=dict(
         norm_decay_mult=0.0,

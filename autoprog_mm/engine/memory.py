@@ -1,0 +1,49 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+"""What a training step keeps in memory, found out without a GPU."""
+from typing import Dict
+
+import torch
+import torch.nn as nn
+
+from ..growth.subnet import Subnet
+
+
+def saved_bytes(model: nn.Module, subnet: Subnet) -> int:
+    """Bytes that the forward pass of one image keeps for the backward pass.
+
+    They are counted in a forward pass in the weights' type, without the
+    parameters. It disturbs no buffers.
+
+    Args:
+        model (Module): A classifier with an elastic backbone.
+        subnet (Subnet): What runs; awake at least.
+
+    Returns:
+        int: The bytes, for each further image about the same.
+    """
+    parameter = next(model.parameters())
+    known = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    sizes: Dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    channels = next(m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d))
+    images = torch.zeros(1, channels, subnet.resolution, subnet.resolution,
+                         dtype=parameter.dtype, device=parameter.device)
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    training = [(module, module.training) for module in model.modules()]
+    model.train()
+    try:
+        with model.backbone.activated(subnet), \
+                torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            # Held until all is counted, so that no storage takes another's place.
+            scores = torch.func.functional_call(model, buffers, (images, ))
+        del scores
+    finally:
+        for module, mode in training:
+            module.training = mode
+    return sum(sizes.values())
