@@ -6,31 +6,19 @@ several processes, and times each growth (the wrapper's grow() and the new
 reducer) and the training steps before and after it.
 """
 import argparse
-import json
 import os.path as osp
 import socket
-import sys
 import time
 from statistics import median
 from typing import Callable, List
 
-# Works from a checkout that is not installed, too.
-sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..', '..'))
+from common import (  # isort: skip  (before torch, for torchvision's sake)
+    build_model, make_batch, read_config, read_stages, wrap_optimizer, write_json)
 
-import autoprog_mm  # noqa: E402, F401  isort: skip  (before anything that imports torchvision)
+import torch
+import torch.distributed as dist
 
-import torch  # noqa: E402
-import torch.distributed as dist  # noqa: E402
-from mmengine.config import Config  # noqa: E402
-from mmengine.optim import build_optim_wrapper  # noqa: E402
-from mmengine.registry import init_default_scope  # noqa: E402
-from mmpretrain.registry import MODELS  # noqa: E402
-from mmpretrain.structures import DataSample  # noqa: E402
-
-from autoprog_mm.engine import ElasticDistributedDataParallel  # noqa: E402
-from autoprog_mm.engine.launch import AMP_TYPES  # noqa: E402
-from autoprog_mm.growth import build_schedule  # noqa: E402
-from autoprog_mm.utils import write_atomically  # noqa: E402
+from autoprog_mm.engine import ElasticDistributedDataParallel
 
 
 def parse_args() -> argparse.Namespace:
@@ -71,30 +59,17 @@ def run(rank: int, port: int, args: argparse.Namespace) -> None:
 
 def grow_through(args: argparse.Namespace, device: torch.device) -> List[dict]:
     """Figures of each growth of the schedule."""
-    cfg = Config.fromfile(args.config)
-    init_default_scope('mmpretrain')
-    torch.manual_seed(0)
-    model = MODELS.build(cfg.model).to(device)
-    backbone = model.backbone
-    hook = cfg.custom_hooks[0]
-    stages = build_schedule(
-        hook.get('num_stages', 4), cfg.train_cfg.max_epochs, backbone.full_subnet,
-        dict(hook.get('initial_scale', dict(depth=0.5, resolution=0.5))))
+    cfg = read_config(args.config)
+    model = build_model(cfg, device)
+    backbone, stages = model.backbone, read_stages(cfg, model)
     wrapper = ElasticDistributedDataParallel(model)
-    settings = cfg.optim_wrapper.to_dict()
-    if device.type == 'cpu':
-        settings['type'] = {amp: full for full, amp in AMP_TYPES.items()}[settings['type']]
-        settings.pop('dtype', None)
-    optim_wrapper = build_optim_wrapper(wrapper, settings)
-    optim_wrapper.initialize_count_status(wrapper, 0, 10**6)
+    optim_wrapper = wrap_optimizer(cfg, wrapper, device)
     backbone.min_depth = stages[0].subnet.depth
     optim_wrapper.settle(backbone, stages[0].subnet)
     wrapper.rebuild()
 
     def steps(resolution: int) -> float:
-        images = torch.randint(0, 256, (args.batch_size, 3, resolution, resolution))
-        samples = [DataSample().set_gt_label(i) for i in range(args.batch_size)]
-        batch = dict(inputs=images.to(torch.uint8), data_samples=samples)
+        batch = make_batch(args.batch_size, resolution)
         seconds = [timed(lambda: wrapper.train_step(batch, optim_wrapper), device)
                    for _ in range(1 + args.steps)]
         return median(seconds[1:])  # the first one warms up
@@ -123,10 +98,7 @@ def report(args: argparse.Namespace, growths: List[tuple], device: torch.device)
         print(f'{row["depth"]:>5.0f}x{row["resolution"]:<3.0f} {row["grow"]:>8.3f}s '
               f'{row["rebuild"]:>8.3f}s {row["step_before"]:>11.3f}s {row["step_after"]:>10.3f}s '
               f'{row["ratio"]:>21.2f}')
-    if args.out:
-        write_atomically(args.out, json.dumps(
-            dict(config=args.config, ranks=args.ranks, batch_size=args.batch_size,
-                 device=device.type, growths=result), indent=2) + '\n')
+    write_json(args.out, dict(vars(args), device=device.type, growths=result))
 
 
 def main() -> None:

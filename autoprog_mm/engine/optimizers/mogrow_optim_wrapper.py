@@ -159,13 +159,16 @@ class MoGrowMixin:
         """
         scaler = getattr(self, 'loss_scaler', None)
         # A gradient scaler looks for itself, and expects overflows.
-        if scaler is None or not scaler.is_enabled():
-            gradients = [p.grad for p in self._awake if p.grad is not None] \
-                if self.initialized else []
-            if gradients and not torch.stack(torch._foreach_norm(gradients)).isfinite().all():
-                self._left_out = True
-                return
+        scaled = scaler is not None and scaler.is_enabled()
+        if self.initialized and not scaled and not self._gradients_are_finite():
+            self._left_out = True
+            return
         super().step(**kwargs)
+
+    def _gradients_are_finite(self) -> bool:
+        gradients = [p.grad for p in self._awake if p.grad is not None]
+        return not gradients or bool(
+            torch.stack(torch._foreach_norm(gradients)).isfinite().all())
 
     def backward_part(self, loss: torch.Tensor) -> None:
         """Backward of a part of a step, whose last part goes to :meth:`update_params`.
