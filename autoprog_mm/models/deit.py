@@ -85,6 +85,9 @@ class ElasticDeiT(ElasticBackbone, VisionTransformer):
         Returns:
             tuple[Tensor]: One output, of shape (B, C) for the class token.
         """
+        return self.run_compiled(self._run, x)
+
+    def _run(self, x: torch.Tensor) -> Tuple[torch.Tensor, ...]:
         x, grid = self.patch_embed(x)  # (B, N, C)
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)

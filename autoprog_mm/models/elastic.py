@@ -1,15 +1,22 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """What a backbone needs to run a subnet of itself."""
+import logging
 from abc import abstractmethod
 from contextlib import contextmanager
-from typing import Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
+import torch
+import torch._dynamo
 import torch.nn as nn
 from mmcv.cnn.bricks import DropPath
+from mmengine.logging import print_log
 
 from ..growth.slots import slot_order
 from ..growth.subnet import Subnet
+
+# One of each subnet, for each drop-path rate, of the longest of schedules.
+_MAX_GRAPHS = 128
 
 
 class ElasticBackbone:
@@ -56,6 +63,8 @@ class ElasticBackbone:
         self._drop_path_rate = drop_path_rate
         self._min_depth = self.full_subnet.depth
         self._active: Optional[Subnet] = None
+        self._compile_options: Optional[dict] = None
+        self._compiled: Optional[Callable] = None
         self.set_subnet(self.full_subnet)
 
     # ------------------------------------------------------------- subclasses
@@ -266,6 +275,45 @@ class ElasticBackbone:
             yield
         finally:
             self.activate(before)
+
+    # ------------------------------------------------------------ compilation
+
+    def compile_forward(self, **options) -> None:
+        """Compile the forward passes of training, one graph a subnet.
+
+        Args:
+            **options: As ``torch.compile``, but ``dynamic`` is False unless it
+                is given: a graph for any size is slower at each.
+        """
+        self._compile_options = {'dynamic': False, **options}
+        config = torch._dynamo.config
+        config.recompile_limit = max(config.recompile_limit, _MAX_GRAPHS)
+        config.accumulated_recompile_limit = max(
+            config.accumulated_recompile_limit, 2 * _MAX_GRAPHS)
+
+    def run_compiled(self, function: Callable, *args) -> Any:
+        """Call a function of the forward pass, compiled if that is asked for.
+
+        Scoring and validation are not compiled, since a graph of theirs would
+        be used a few times only.
+
+        Args:
+            function (Callable): A method that runs :attr:`active_slots`.
+            *args: Its arguments.
+        """
+        if self._compile_options is None or not self.training or not torch.is_grad_enabled():
+            return function(*args)
+        if self._compiled is None:
+            self._compiled = torch.compile(function, **self._compile_options)
+        try:
+            return self._compiled(*args)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            self._compile_options = self._compiled = None
+            reason = str(error).strip().splitlines()[0]
+            print_log(
+                f'{type(self).__name__} cannot be compiled here ({type(error).__name__}: '
+                f'{reason}). Training goes on without.', logger='current', level=logging.WARNING)
+            return function(*args)
 
     # ---------------------------------------------------------------- private
 

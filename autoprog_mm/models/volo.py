@@ -1,5 +1,5 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
-from typing import List, NamedTuple, Sequence, Tuple, Union
+from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -233,13 +233,26 @@ class ElasticVOLO(ElasticBackbone, VOLO, BaseModule):
         Returns:
             tuple[VOLOFeatures]: One output, of the last slot.
         """
+        own_share, mixed = 1., None
+        if self.training and self.mix_token:
+            # Drawn here, for a compiled graph can't draw from NumPy, and as a
+            # mask, for it is made for one shape.
+            height, width = (size // self.resolution_step for size in x.shape[-2:])
+            own_share, (top, bottom, left, right) = draw_box(height, width)
+            mixed = torch.zeros(1, height, width, 1, dtype=torch.bool)
+            mixed[:, top:bottom, left:right] = True
+            mixed = mixed.to(x.device, non_blocking=True)
+        class_token, tokens = self.run_compiled(self._run, x, mixed)
+        return (VOLOFeatures(class_token, tokens, own_share), )
+
+    def _run(self, x: torch.Tensor,
+             mixed: Optional[torch.Tensor]) -> Tuple[torch.Tensor, torch.Tensor]:
         outlookers, transformers = self.slot_groups
         running_outlookers, running_transformers = self._active_slots
         x = self.patch_embed(x).permute(0, 2, 3, 1)  # (B, H, W, C)
-        own_share, box = 1., None
-        if self.training and self.mix_token:
-            own_share, box = draw_box(x.shape[1] // _POOLING, x.shape[2] // _POOLING)
-            x = _swap(x, [_POOLING * edge for edge in box])
+        if mixed is not None:
+            patches = mixed.repeat_interleave(_POOLING, 1).repeat_interleave(_POOLING, 2)
+            x = torch.where(patches, x.flip(0), x)
         for slot in running_outlookers:
             x = outlookers[slot](x)
         x = self.network[1](x)  # (B, h, w, C)
@@ -249,9 +262,9 @@ class ElasticVOLO(ElasticBackbone, VOLO, BaseModule):
         grid = x.shape[1:3]
         x = self.norm(self.forward_cls(x.flatten(1, 2)))  # (B, 1 + h * w, C)
         tokens = x[:, 1:].unflatten(1, grid)
-        if box is not None:
-            tokens = _swap(tokens, box)
-        return (VOLOFeatures(x[:, 0], tokens, own_share), )
+        if mixed is not None:
+            tokens = torch.where(mixed, tokens.flip(0), tokens)
+        return x[:, 0], tokens
 
     def _positions(self, grid: Sequence[int]) -> torch.Tensor:
         if tuple(grid) == tuple(self.pos_embed.shape[1:3]):
@@ -282,14 +295,6 @@ def draw_box(height: int, width: int) -> Tuple[float, Tuple[int, int, int, int]]
         edges += [max(center - size // 2, 0), min(center + (size + 1) // 2, length)]
     top, bottom, left, right = edges
     return 1 - (bottom - top) * (right - left) / (height * width), (top, bottom, left, right)
-
-
-def _swap(x: torch.Tensor, box: Sequence[int]) -> torch.Tensor:
-    """Exchange a box with that of the sample at the same place in the flipped batch."""
-    top, bottom, left, right = box
-    mixed = x.clone()
-    mixed[:, top:bottom, left:right] = x.flip(0)[:, top:bottom, left:right]
-    return mixed
 
 
 def _linear_weights(module: nn.Module) -> int:

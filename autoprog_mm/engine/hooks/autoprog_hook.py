@@ -113,6 +113,30 @@ class AutoProgHook(Hook):
 
     # ------------------------------------------------------------- run begins
 
+    def before_run(self, runner) -> None:
+        """Take the config's ``compile`` over from mmengine.
+
+        mmengine would compile the whole training step, with mixing and the
+        optimizer in it, which breaks into dozens of graphs.
+
+        Args:
+            runner (Runner): The runner.
+
+        Raises:
+            ValueError: If it names a target.
+        """
+        options = runner.cfg.get('compile')
+        if not options:
+            return
+        options = {} if options is True else dict(options)
+        if 'target' in options:
+            raise ValueError(
+                f'compile.target ({options["target"]!r}) is not to be set: AutoProgHook has the '
+                "backbone's forward pass compiled.")
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self._find_backbone(model).compile_forward(**options)
+        runner.cfg.compile = None
+
     def before_train(self, runner) -> None:
         """Check that all parts fit together, and set them up.
 
