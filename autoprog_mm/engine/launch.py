@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import warnings
 from datetime import timedelta
+from glob import glob
 from typing import Iterator, Sequence, Tuple
 
 import torch.distributed
@@ -82,7 +83,10 @@ def prepare_config(cfg: Config, args: argparse.Namespace) -> Config:
                 '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config.')
         cfg.auto_scale_lr.enable = True
     resume = getattr(args, 'resume', None)
-    if resume is not None:
+    if resume == 'auto' and cfg.get('load_from') and not glob(osp.join(cfg.work_dir, '*.pth')):
+        # A first start, of a run that begins with others' weights.
+        cfg.resume = False
+    elif resume is not None:
         cfg.resume = True
         cfg.load_from = None if resume == 'auto' else resume
 

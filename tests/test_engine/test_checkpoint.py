@@ -258,6 +258,18 @@ def test_whole(whole):
     assert load_plain(str(whole))['meta'] == dict(epoch=2, iter=12)
 
 
+class Allowed:
+    pass
+
+
+def test_the_allow_list_is_empty_while_loading(whole):
+    torch.save(a_run(message_hub=Allowed()), whole)
+    torch.serialization.add_safe_globals([Allowed])
+    with pytest.raises(ValueError, match='could run code when loaded .*Allowed'):
+        load_plain(str(whole))
+    assert torch.serialization.get_safe_globals() == [Allowed]
+
+
 @pytest.mark.parametrize('keep', [0, 1, 100, 0.5, -1, -30])
 def test_truncated(whole, keep):
     content = whole.read_bytes()

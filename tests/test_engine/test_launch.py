@@ -70,10 +70,15 @@ class TestArguments:
         cfg = prepare(make_config(work_dir='of_the_file'), work_dir='of_the_command')
         assert cfg.work_dir == 'of_the_command'
 
-    def test_resume(self):
+    def test_resume(self, tmp_path):
         cfg = prepare(make_config(resume=False, load_from='pretrained.pth'))
         assert cfg.resume is False and cfg.load_from == 'pretrained.pth'
-        cfg = prepare(make_config(resume=False, load_from='pretrained.pth'), resume='auto')
+        work_dir = str(tmp_path)
+        weights = make_config(resume=False, load_from='pretrained.pth')
+        cfg = prepare(weights, resume='auto', work_dir=work_dir)
+        assert cfg.resume is False and cfg.load_from == 'pretrained.pth'  # the first start
+        (tmp_path / 'epoch_1.pth').touch()
+        cfg = prepare(weights, resume='auto', work_dir=work_dir)
         assert cfg.resume is True and cfg.load_from is None
         cfg = prepare(resume='work_dirs/epoch_3.pth')
         assert cfg.resume is True and cfg.load_from == 'work_dirs/epoch_3.pth'

@@ -118,15 +118,18 @@ def test_interrupted_and_killed_runs_resume_exactly(jpeg_root, tmp_path):
     assert status == 0, output
 
     broken = tmp_path / 'broken'
-    for epoch, how in ((3, signal.SIGINT), (5, signal.SIGKILL)):
+    for epoch, how, code in ((1, signal.SIGTERM, 143), (3, signal.SIGINT, 130),
+                             (5, signal.SIGKILL, -9)):
         args = command('train.py', config, '--work-dir', broken, '--resume')
         with open(tmp_path / 'log', 'w') as log:
             process = subprocess.Popen(
                 args, stdout=log, stderr=log, env={**os.environ, 'OMP_NUM_THREADS': '1'},
                 start_new_session=True)
         wait_for((broken / f'epoch_{epoch}.pth').exists, process)
+        # To all of its processes, workers too, as a terminal or a scheduler sends it.
         os.killpg(process.pid, how)
-        assert process.wait() != 0
+        assert process.wait() == code, (tmp_path / 'log').read_text()
+        assert 'Traceback' not in (tmp_path / 'log').read_text()
     status, output = call('train.py', config, '--work-dir', broken, '--resume')
     assert status == 0, output
     assert 'resumed epoch' in output

@@ -6,7 +6,7 @@ import threading
 import time
 from datetime import timedelta
 from functools import partial
-from typing import Callable, Dict, List, Optional, Sequence
+from typing import Callable, Dict, Optional
 
 from mmengine.dist import all_gather_object, get_rank
 from mmengine.hooks import Hook
@@ -38,15 +38,15 @@ class RunGuardHook(Hook):
     process exits with 128 plus the signal's number. A second Ctrl-C stops at
     once. In the middle of an epoch this needs ``ResumableTrainLoop``.
 
-    An image that can't be read is named and counted, and another sample takes
-    its place. A loss that is not finite is reported, and its update is left
-    out by the optimizer wrapper.
+    A training image that can't be read is named and counted, and another sample
+    takes its place. A loss that is not finite is reported, and its update is
+    left out by the optimizer wrapper.
 
     Args:
         max_bad_images (int): A run with more images than this that can't be
             read is stopped. Defaults to 100.
-        max_nonfinite (int): A run is stopped after this many steps in a row
-            whose loss or gradients are not finite. Defaults to 10.
+        max_nonfinite (int): A run is stopped after this many updates in a row
+            of which a loss or the gradients are not finite. Defaults to 10.
 
     Raises:
         ValueError: For a negative ``max_bad_images`` or a ``max_nonfinite``
@@ -66,10 +66,10 @@ class RunGuardHook(Hook):
         self.max_bad_images = max_bad_images
         self.max_nonfinite = max_nonfinite
         self.bad_images: Dict[str, str] = {}  # path: error
-        self._new_images: Dict[str, str] = {}  # of this rank and epoch
-        self._known = 0  # bad images of all ranks
-        self._fresh = 0  # those of this step
-        self._bad_steps = 0  # whose loss was not finite, in a row
+        self._new_images: Dict[str, str] = {}  # of this rank, not shared yet
+        self._fresh = 0  # bad images of this step
+        self._bad_steps = 0  # updates whose loss or gradients were not finite, in a row
+        self._bad_since = False  # whether one was, since the last update
         self._exchange: Optional[StepExchange] = None  # until a run trains
         self._handlers: Dict[int, Callable] = {}  # those before ours
         self._received: Optional[int] = None  # signal
@@ -99,7 +99,7 @@ class RunGuardHook(Hook):
         self._update_due = lambda step: step % every == 0 or step == runner.max_iters
         timeout = runner.cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
         self._exchange = StepExchange(
-            len(SIGNALS) + 2, timeout=timedelta(seconds=timeout) if timeout else None)
+            len(SIGNALS) + 3, timeout=timedelta(seconds=timeout) if timeout else None)
         if threading.current_thread() is threading.main_thread():
             for name in SIGNALS:
                 number = getattr(signal, name, None)  # there is no SIGUSR1 on Windows
@@ -177,34 +177,50 @@ class RunGuardHook(Hook):
                 that are not finite.
             SystemExit: After a signal, with 128 plus its number.
         """
-        bad = self._check_loss(runner, batch_idx, outputs)
-        *stops, fresh, bad = self._exchange.exchange([*self._votes(), self._fresh, bad])
-        self._known = self._known + fresh
-        self._bad_steps = self._bad_steps + 1 if bad else 0
-        if self._bad_steps >= self.max_nonfinite:
-            raise RuntimeError(
-                f'The loss or its gradients were not finite in {self._bad_steps} steps in a row '
-                f'(max_nonfinite). {self._last_checkpoint()} A lower learning rate, clip_grad or '
-                'a longer warm-up may help.')
-        if self._known > self.max_bad_images:
-            raise RuntimeError(
-                f'{self._known} images could not be read, more than max_bad_images '
-                f'({self.max_bad_images}) of RunGuardHook. {self._last_checkpoint()} Those that '
-                f'rank {get_rank()} knows of:\n{self._list_images()}')
-        self._heed(stops)
-        if self._stop is not None and self._update_due(runner.iter + 1):
+        self._bad_since |= self._check_loss(runner, batch_idx, outputs)
+        due = self._update_due(runner.iter + 1)
+        self._exchange_votes(self._fresh, due, due and self._bad_since)
+        if due:
+            self._bad_since = False
+        if self._stop is not None and due:
             self._end(runner, runner.iter + 1)
 
-    def _votes(self) -> List[int]:
-        return [self._received == getattr(signal, name, -1) for name in SIGNALS]
+    def _exchange_votes(self, fresh: int = 0, due: bool = False, bad: bool = False) -> None:
+        """Hand in what this rank saw of a step, and act on what all saw of the one before.
 
-    def _heed(self, stops: Sequence[int]) -> None:
+        Args:
+            fresh (int): Images that could not be read, not known before.
+            due (bool): Whether the step ended with an update.
+            bad (bool): Whether it was left out or its loss was not finite.
+        """
+        votes = [self._received == getattr(signal, name, -1) for name in SIGNALS]
+        *stops, fresh, due, bad = self._exchange.exchange([*votes, fresh, due, bad])
         if self._stop is None and any(stops):
             self._stop = next(getattr(signal, name) for name, n in zip(SIGNALS, stops) if n)
+        if due:
+            self._bad_steps = self._bad_steps + 1 if bad else 0
+        if self._bad_steps >= self.max_nonfinite:
+            raise RuntimeError(
+                f'The loss or its gradients were not finite in {self._bad_steps} updates in a row '
+                f'(max_nonfinite). {self._last_checkpoint()} A lower learning rate, clip_grad or '
+                'a longer warm-up may help.')
+        if fresh:
+            self._share_images()
+        if len(self.bad_images) > self.max_bad_images:
+            raise RuntimeError(
+                f'{len(self.bad_images)} images could not be read, more than max_bad_images '
+                f'({self.max_bad_images}) of RunGuardHook. {self._last_checkpoint()} They are:\n'
+                f'{self._list_images()}')
+
+    def _share_images(self) -> None:
+        """Tell all ranks of the images that each has met; a collective call."""
+        for images in all_gather_object(self._new_images):
+            self.bad_images.update(images)
+        self._new_images = {}
 
     def _check_loss(self, runner, batch_idx: int, outputs: Optional[dict]) -> bool:
         loss = (outputs or {}).get('loss')
-        loss = float(loss) if loss is not None else 0.
+        loss = float(loss.detach()) if loss is not None else 0.
         left_out = isinstance(runner.optim_wrapper, MoGrowMixin) and runner.optim_wrapper.left_out
         if math.isfinite(loss) and not left_out:
             return False
@@ -222,23 +238,13 @@ class RunGuardHook(Hook):
 
     # ----------------------------------------------------------------- epochs
 
-    def before_train_epoch(self, runner) -> None:
-        """Count from what all ranks know.
-
-        Args:
-            runner (Runner): The runner.
-        """
-        self._known = len(self.bad_images)
-
     def after_train_epoch(self, runner) -> None:
         """Share the names of images that could not be read.
 
         Args:
             runner (Runner): The runner.
         """
-        for images in all_gather_object(self._new_images):
-            self.bad_images.update(images)
-        self._new_images = {}
+        self._share_images()
 
     def before_val_epoch(self, runner) -> None:
         """Find out for how many steps all ranks are there.
@@ -264,8 +270,7 @@ class RunGuardHook(Hook):
         # Not in a validation that precedes training, or is all there is.
         if self._exchange is None or batch_idx >= self._val_steps:
             return
-        *stops, _, _ = self._exchange.exchange([*self._votes(), 0, 0])
-        self._heed(stops)
+        self._exchange_votes()
         if self._stop is not None:
             # What is saved is never the momentum weights that are validated.
             if isinstance(runner.optim_wrapper, MoGrowMixin) and runner.optim_wrapper.swapped:
@@ -287,6 +292,7 @@ class RunGuardHook(Hook):
             saved = ('No checkpoint was saved in the middle of an epoch, which needs '
                      f"train_cfg.type='ResumableTrainLoop'. {self._last_checkpoint()}")
         else:
+            self._share_images()
             saved = f'Saved {self._saver.save_now(runner, step)}.'
         # A launcher that sees one rank end may kill the one that is saving.
         self._exchange.barrier()

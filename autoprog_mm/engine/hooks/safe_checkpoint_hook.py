@@ -91,6 +91,10 @@ class SafeCheckpointHook(CheckpointHook):
         super().before_run(runner)
         if not runner._resume or runner._has_loaded:
             return
+        if not (self.save_optimizer and self.save_param_scheduler):
+            raise ValueError(
+                'SafeCheckpointHook with save_optimizer=False or save_param_scheduler=False saves '
+                'nothing that a run can be resumed from.')
         choice: List[Optional[str]] = [None, None]  # path, error
         if is_main_process():
             try:
@@ -116,7 +120,8 @@ class SafeCheckpointHook(CheckpointHook):
                         'directory, give --resume no path (load_from=None).') from None
             return given
         folder = self._folder(runner)
-        names = '|'.join(re.escape(template).replace(r'\{\}', r'\d+')
+        # mmengine formats any template, such as 'epoch_{:03d}.pth'.
+        names = '|'.join(re.sub(r'\\\{.*?\\\}', r'\\d+', re.escape(template))
                          for template in (self.filename_tmpl, self._step_template))
         path, passed_over = newest_whole(folder, names)
         for reason in passed_over:
@@ -147,6 +152,7 @@ class SafeCheckpointHook(CheckpointHook):
         hub = runner.message_hub
         if 'kept_checkpoints' in hub.runtime_info:
             self._kept = list(hub.get_info('kept_checkpoints'))
+            self._remove_surplus()
         if is_main_process() and osp.isdir(self.out_dir):
             for name in os.listdir(self.out_dir):
                 if name.endswith(f'.pth{BESIDE}'):  # a kill has cut it off
@@ -171,10 +177,12 @@ class SafeCheckpointHook(CheckpointHook):
                 "train_cfg.type='ResumableTrainLoop' to resume there, but train_cfg builds "
                 f'{type(runner.train_loop).__name__}.')
         every = runner.optim_wrapper._accumulative_counts
-        if self.interval > 0 and self.interval % every:
-            raise ValueError(
-                f'interval of SafeCheckpointHook ({self.interval} steps) must be a multiple of '
-                f'accumulative_counts ({every}), since gradients that accumulate are not saved.')
+        for name, steps in (('interval', self.interval), ('save_begin', self.save_begin)):
+            if steps > 0 and steps % every:
+                raise ValueError(
+                    f'{name} of SafeCheckpointHook ({steps} steps) must be a multiple of '
+                    f'accumulative_counts ({every}), since gradients that accumulate are not '
+                    'saved.')
 
     # ----------------------------------------------------------------- saving
 
@@ -236,12 +244,9 @@ class SafeCheckpointHook(CheckpointHook):
         self._save(runner, self.filename_tmpl.format(step), meta)
 
     def _save(self, runner, name: str, meta: dict) -> None:
-        surplus: List[str] = []
-        if self.max_keep_ckpts > 0:
-            self._kept = [other for other in self._kept if other != name] + [name]
-            surplus = self._kept[:-self.max_keep_ckpts]
-            del self._kept[:-self.max_keep_ckpts]
-            runner.message_hub.update_info('kept_checkpoints', list(self._kept))
+        self._kept = [other for other in self._kept if other != name] + [name]
+        # With those that are surplus, for a kill may come before they are removed.
+        runner.message_hub.update_info('kept_checkpoints', list(self._kept))
         before, self.last_ckpt = self.last_ckpt or runner._load_from, self._path(name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
         try:
@@ -260,8 +265,13 @@ class SafeCheckpointHook(CheckpointHook):
                 f'The checkpoint {self.last_ckpt!r} cannot be written ({error.strerror}). ' +
                 (f'The last whole one is {before!r}. ' if before else '') +
                 'Make room for it, then go on with the same command and --resume.') from error
-        for other in surplus:
-            self._remove(self._path(other))
+        self._remove_surplus()
+
+    def _remove_surplus(self) -> None:
+        if self.max_keep_ckpts > 0:
+            for name in self._kept[:-self.max_keep_ckpts]:
+                self._remove(self._path(name))
+            del self._kept[:-self.max_keep_ckpts]
 
     def _save_best_checkpoint(self, runner, metrics) -> None:
         if not self.save_best:

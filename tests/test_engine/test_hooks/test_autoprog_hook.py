@@ -281,6 +281,11 @@ BROKEN = {
         lambda cfg: (cfg.default_hooks.checkpoint.update(by_epoch=False, interval=4),
                      cfg.optim_wrapper.update(accumulative_counts=3)),
         r'interval of SafeCheckpointHook \(4 steps\).*accumulative_counts \(3\)'),
+    'first step that accumulates': (
+        lambda cfg: (cfg.default_hooks.checkpoint.update(
+            by_epoch=False, interval=6, save_begin=4),
+            cfg.optim_wrapper.update(accumulative_counts=3)),
+        r'save_begin of SafeCheckpointHook \(4 steps\).*accumulative_counts \(3\)'),
     'bad images': (
         lambda cfg: cfg.default_hooks.guard.update(max_bad_images=-1), 'max_bad_images.*-1'),
     'nonfinite losses': (
@@ -435,3 +440,20 @@ def test_defaults_are_the_documented_ones():
     assert hook.regularization == dict(rand_augment=0.5, random_erasing=0., drop_path=0.)
     assert (hook.search.epochs, hook.search.eval_batches, hook.search.evals,
             hook.search.cost) == (2, 50, (1, 4), 'time')
+
+
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_decisions_are_saved_at_once(jpeg_root, tmp_path, by_epoch):
+    """Of stages of two epochs, each with a search in the first."""
+    run(micro_config(
+        jpeg_root, tmp_path, {**SEARCH, 'epochs': 1}, default_hooks__checkpoint__interval=100,
+        default_hooks__checkpoint__by_epoch=by_epoch, default_hooks__checkpoint__save_best=None))
+    decisions = [stage['begin_epoch'] + 1 for stage in read_record(tmp_path)['stages']
+                 if stage['search']]
+    assert decisions and decisions[0] == 1
+    steps = [(epoch if by_epoch else 6 * epoch) for epoch in [*decisions, 8]]
+    template = 'epoch_{}.pth' if by_epoch else 'iter_{}.pth'
+    assert sorted(path.name for path in tmp_path.glob('*.pth')) == sorted(
+        template.format(step) for step in steps)
+    state = load(tmp_path / template.format(steps[0]))
+    assert state['autoprog']['choice'] is not None and state['meta']['epoch'] == 1

@@ -136,7 +136,6 @@ class TestSignals:
 
         def twice():
             os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)  # as a launcher may send it again: ignored
             time.sleep(0.05)
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -144,6 +143,11 @@ class TestSignals:
         with pytest.raises(KeyboardInterrupt):
             run(micro_config(jpeg_root, tmp_path), At('step', 3, twice))
         assert not list(tmp_path.glob('iter_*'))
+        # Right after the first, as a launcher may send it again, it means nothing.
+        monkeypatch.setattr('autoprog_mm.engine.hooks.run_guard_hook._REPEAT_SECONDS', 30.)
+        with pytest.raises(SystemExit):
+            run(micro_config(jpeg_root, tmp_path), At('step', 3, twice))
+        assert (tmp_path / 'iter_3.pth').exists()
 
 
 def spoil(folder, names, content=b'no image'):
@@ -252,9 +256,12 @@ class Poison(Hook):
 
     def _state(self, runner):
         wrapper = runner.optim_wrapper
+        moments = [t for p in runner.model.parameters()
+                   for t in wrapper.optimizer.state.get(p, {}).values()]
         return [t.detach().clone() for t in [
             *runner.model.parameters(), *wrapper.momentum_weights(0).values(),
-            *wrapper.momentum_weights(1).values()]]
+            *wrapper.momentum_weights(1).values(), *moments]] + [
+                wrapper.state_dict()['momentum']['steps']]
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         self.before[runner.iter] = self._state(runner)
@@ -300,13 +307,31 @@ class TestLosses:
         cfg = micro_config(jpeg_root, tmp_path, SEARCH, default_hooks__guard__max_nonfinite=4)
         # Three in a row are borne, four are not.
         poison = Poison({step: NAN for step in (7, 8, 9, 20, 21, 22, 23, 24)})
-        message = r'not finite in 4 steps in a row \(max_nonfinite\)'
+        message = r'not finite in 4 updates in a row \(max_nonfinite\)'
         with pytest.raises(RuntimeError, match=message) as stopped:
             run(cfg, poison)
         assert max(poison.before) == 23
         assert str(tmp_path / 'epoch_3.pth') in str(stopped.value)
         state = load(tmp_path / 'epoch_3.pth')
         assert all(t.isfinite().all() for t in state['online_state_dict'].values())
+
+
+    def test_too_many_in_a_row_while_accumulating(self, jpeg_root, tmp_path):
+        """One of the three steps of each update spoils it."""
+        cfg = micro_config(
+            jpeg_root, tmp_path, default_hooks__guard__max_nonfinite=4,
+            optim_wrapper__accumulative_counts=3)
+        poison = Poison({step: NAN for step in (1, 4, 7, 13, 17, 18, 23)})
+        # Updates 0 to 2, then 3 is good, then 4, 5, 6 and 7.
+        with pytest.raises(RuntimeError, match='not finite in 4 updates in a row'):
+            run(cfg, poison)
+        assert max(poison.before) == 23
+
+    def test_the_count_is_saved(self, jpeg_root, tmp_path):
+        poison = Poison({step: NAN for step in (9, 10, 11)})
+        run(micro_config(jpeg_root, tmp_path), poison)
+        assert [load(tmp_path / f'epoch_{i}.pth')['run_guard']['bad_steps'] for i in (1, 2, 3)] \
+            == [0, 3, 0]
 
 
 @pytest.mark.parametrize('options, match', [

@@ -432,6 +432,34 @@ def test_last_checkpoint_file_is_not_needed(build, tmp_path):
     assert runner.validated == [3]
 
 
+def test_any_template_is_found_again(build, tmp_path):
+    build([.1, .2], epochs=2, filename_tmpl='net_{:03d}.pth').train()
+    assert 'net_002.pth' in checkpoints(tmp_path)
+    runner = build([.1], resume=True, filename_tmpl='net_{:03d}.pth')
+    runner.train()
+    assert runner.validated == [3]
+
+
+def test_kill_before_the_surplus_is_removed(build, tmp_path, monkeypatch):
+    runner = build(epochs=4, save_best=None, max_keep_ckpts=1, val_interval=9)
+    hook = next(h for h in runner.hooks if isinstance(h, SafeCheckpointHook))
+
+    def killed(path):
+        raise Killed('before the removal')
+
+    monkeypatch.setattr(hook, '_remove', killed)
+    with pytest.raises(Killed):
+        runner.train()
+    assert checkpoints(tmp_path) == ['epoch_1.pth', 'epoch_2.pth']
+    build([.1], epochs=4, save_best=None, max_keep_ckpts=1, val_interval=9, resume=True).train()
+    assert checkpoints(tmp_path) == ['epoch_4.pth']
+
+
+def test_nothing_to_resume_by_design(build):
+    with pytest.raises(ValueError, match='save_optimizer=False.*resumed from'):
+        build(save_optimizer=False, resume=True).train()
+
+
 def test_remains_of_a_kill_are_removed(build, tmp_path):
     (tmp_path / 'epoch_7.pth.tmp').write_bytes(b'half')
     build([.1], epochs=1, save_best=None).train()
