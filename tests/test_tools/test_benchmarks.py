@@ -1,0 +1,73 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+"""The benchmarks and the stress tool run, on networks that take seconds."""
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.test_tools.test_train import ROOT
+
+MICRO = ROOT / 'configs' / 'autoprog' / 'deit-micro_mnist5k.py'
+
+
+def call(script, *args):
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', str(ROOT / 'tools' / script), *map(str, args)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def test_step(tmp_path):
+    output = call('benchmarks/step.py', MICRO, '--rounds', 1, '--batch-size', 2, '--out',
+                  tmp_path / 'step.json')
+    assert 'The manual schedule is' in output
+    result = json.loads((tmp_path / 'step.json').read_text())
+    # At scales of 0.5: depths 3 4.5 6, resolutions 16 24 32, of multiples of 8.
+    assert [(row['depth'], row['resolution']) for row in result['subnets']] == [
+        (3, 16), (5, 24), (6, 32)]
+    last = result['subnets'][-1]
+    assert last['speed_up'] == last['ideal'] == last['share'] == 1
+    ratio = result['subnets'][0]['ideal']
+    assert ratio == pytest.approx(last['flops'] / result['subnets'][0]['flops'])
+    times = [row['seconds'] for row in result['subnets']]
+    assert result['schedule_speed_up'] == pytest.approx(3 * times[2] / sum(times))
+
+
+def test_growth(tmp_path):
+    call('benchmarks/growth.py', '--config', MICRO, '--repeats', 1, '--steps', 1, '--out',
+         tmp_path / 'growth.json')
+    result = json.loads((tmp_path / 'growth.json').read_text())
+    assert [(row['depth'], row['resolution']) for row in result['growths']] == [(5, 24), (6, 32)]
+    for row in result['growths']:
+        assert row['ratio'] == pytest.approx((row['grow'] + row['rebuild']) / row['step_before'])
+
+
+def test_overhead(tmp_path):
+    config = tmp_path / 'small.py'
+    config.write_text(f'''
+_base_ = {str(ROOT / 'configs' / 'baseline' / 'deit-s_baseline_in1k.py')!r}
+model = dict(
+    backbone=dict(arch=dict(
+        _delete_=True,
+        embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)),
+    head=dict(in_channels=16))
+''')
+    output = call('benchmarks/overhead.py', config, '--batch-size', 2, '--steps', 2, '--rounds', 2,
+                  '--out', tmp_path / 'overhead.json')
+    result = json.loads((tmp_path / 'overhead.json').read_text())
+    parts = [result['seconds'][name] for name in ('hooks', 'momentum', 'check of gradients')]
+    assert all(part > 0 for part in parts)
+    assert result['share'] == pytest.approx(sum(parts) / result['seconds']['step'])
+    assert result['in_turns']['copies'] == 2 and 'EMAHook' in output
+
+
+def test_kill_and_resume(tmp_path):
+    """A part of what the stress tool does at length."""
+    output = call('stress/kill_resume.py', '--trials', 2, '--two-rank-trials', 0, '--work-dir',
+                  tmp_path / 'stress')
+    assert '2 passed, 0 failed' in output
+    trials = json.loads((tmp_path / 'stress' / 'kill_resume.json').read_text())['trials']
+    assert [trial['kind'] for trial in trials] == ['any', 'checkpoint']
+    assert all(trial['passed'] and trial['kills'] for trial in trials)
