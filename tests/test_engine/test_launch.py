@@ -1,6 +1,7 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 import argparse
 import copy
+import subprocess
 import warnings
 
 import autoprog_mm  # noqa: F401  (before mmpretrain, which imports torchvision)
@@ -12,7 +13,7 @@ from mmengine.config import Config
 from mmpretrain.datasets import CustomDataset
 
 import autoprog_mm.engine.launch as launch
-from autoprog_mm.engine.launch import check_datasets, prepare_config
+from autoprog_mm.engine.launch import check_datasets, check_work_dir, prepare_config
 
 TRAIN_ARGS = dict(
     config='configs/prog/deit-s_prog_in1k.py', work_dir=None, resume=None, amp=False,
@@ -372,3 +373,33 @@ class TestFolders:
     ])
     def test_not_looked_at(self, dataset):
         check(dataset)
+
+
+class TestCheckWorkDir:
+
+    def test_is_made(self, tmp_path):
+        check_work_dir(str(tmp_path / 'a' / 'b'))
+        assert list((tmp_path / 'a' / 'b').iterdir()) == []
+
+    def test_a_file_is_there(self, tmp_path):
+        (tmp_path / 'file').touch()
+        for path in (tmp_path / 'file', tmp_path / 'file' / 'run'):
+            message = r"^--work-dir: nothing can be written into '.*file"
+            with pytest.raises(ValueError, match=message):
+                check_work_dir(str(path))
+
+    @pytest.mark.parametrize('how', ['ro', 'full'])
+    def test_no_writing_there(self, tmp_path, how):
+        options = 'size=4k' if how == 'full' else 'ro'
+        done = subprocess.run(['mount', '-t', 'tmpfs', '-o', options, 'tmpfs', str(tmp_path)],
+                              stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f'cannot mount: {done.stderr.strip()}')
+        try:
+            if how == 'full':
+                (tmp_path / 'filler').write_bytes(bytes(4096))
+            reason = 'No space left' if how == 'full' else 'Read-only file system'
+            with pytest.raises(ValueError, match=rf'nothing can be written into .*\({reason}'):
+                check_work_dir(str(tmp_path))
+        finally:
+            subprocess.run(['umount', '-l', str(tmp_path)], check=True)

@@ -1,6 +1,7 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """A run that was stopped and resumed ends as one that was never stopped."""
 import pytest
+import torch
 
 from tests.micro import differences, load, micro_config, read_record, resume, run
 
@@ -77,3 +78,15 @@ def test_an_open_seed_is_taken_up_again(jpeg_root, tmp_path):
     expected, got = (load(tmp_path / name / 'epoch_8.pth') for name in ('whole', 'resumed'))
     for key in EXACT:
         assert differences(expected[key], got[key], key) == []
+
+
+def test_config_text_of_a_checkpoint_is_not_run(wholes, jpeg_root, tmp_path):
+    """mmengine's resume would execute meta.config, as its `gpu_ids` of old were in there."""
+    state = load(wholes[1] / 'epoch_3.pth')
+    trap = tmp_path / 'trapped'
+    for key in ('config', 'cfg'):
+        state['meta'][key] = f'open({str(trap)!r}, "w").close()\ngpu_ids = [0]\n'
+    torch.save(state, tmp_path / 'epoch_3.pth')
+    resume(micro_config(jpeg_root, tmp_path / 'run', SEARCH), tmp_path / 'epoch_3.pth')
+    assert not trap.exists()
+    assert read_record(tmp_path / 'run')['finished']
