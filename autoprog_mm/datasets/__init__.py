@@ -3,12 +3,14 @@ from .mnist5k import MNIST5k
 from .seeded import SeededDataset, SeededSampler, seeded_dataloader
 from .transforms import (
                          LoadTokenLabel,
+                         ProgressiveDecodeCrop,
                          ProgressiveRandAugment,
                          ProgressiveRandomErasing,
                          ProgressiveRandomResizedCrop,
 )
 
 __all__ = [
-    'LoadTokenLabel', 'MNIST5k', 'ProgressiveRandAugment', 'ProgressiveRandomErasing',
-    'ProgressiveRandomResizedCrop', 'SeededDataset', 'SeededSampler', 'seeded_dataloader'
+    'LoadTokenLabel', 'MNIST5k', 'ProgressiveDecodeCrop', 'ProgressiveRandAugment',
+    'ProgressiveRandomErasing', 'ProgressiveRandomResizedCrop', 'SeededDataset', 'SeededSampler',
+    'seeded_dataloader'
 ]

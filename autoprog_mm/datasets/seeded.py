@@ -9,6 +9,7 @@ from mmcv.transforms import LoadImageFromFile
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from ..utils import derive_seed, seed_sample
+from .transforms import ProgressiveDecodeCrop
 
 
 class SeededIndex(NamedTuple):
@@ -27,13 +28,15 @@ class SeededIndex(NamedTuple):
 # [path, error], since it comes from a worker process.
 BAD_IMAGES = 'bad_images'
 _MAX_REPLACEMENTS = 16
+_LOADERS = (LoadImageFromFile, ProgressiveDecodeCrop)
 
 
 class SeededDataset(Dataset):
     """Seeds each sample's transforms with what travels along with its index.
 
-    An image that ``LoadImageFromFile`` can't read is replaced by another
-    sample, drawn from the same seed, whose ``data_samples`` tells of it.
+    An image that ``LoadImageFromFile`` or ``ProgressiveDecodeCrop`` can't read
+    is replaced by another sample, drawn from the same seed, whose
+    ``data_samples`` tells of it.
 
     Args:
         dataset (Dataset): Any map-style dataset. All its attributes can be
@@ -86,13 +89,13 @@ def bad_images(batch: dict) -> List[List[str]]:
 
 
 def _unread_image(error: Exception) -> Optional[str]:
-    """Path of the image that ``LoadImageFromFile`` was reading, if it was."""
+    """Path of the image that a loading transform was reading, if one was."""
     if isinstance(error, MemoryError):
         return None
     trace = error.__traceback__
     while trace is not None:
         variables = trace.tb_frame.f_locals
-        if isinstance(variables.get('self'), LoadImageFromFile) and 'results' in variables:
+        if isinstance(variables.get('self'), _LOADERS) and 'results' in variables:
             return variables['results'].get('img_path')
         trace = trace.tb_next
     return None

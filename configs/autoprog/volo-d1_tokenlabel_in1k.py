@@ -16,9 +16,8 @@ model = dict(
     head=dict(class_target='token_label'))
 
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
     dict(
-        type='ProgressiveRandomResizedCrop',
+        type='ProgressiveDecodeCrop',
         scale=224,
         backend='pillow',
         interpolation='bicubic'),

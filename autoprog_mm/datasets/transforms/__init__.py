@@ -1,4 +1,5 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
+from .decode_crop import ProgressiveDecodeCrop
 from .progressive import (
                           ProgressiveRandAugment,
                           ProgressiveRandomErasing,
@@ -7,6 +8,6 @@ from .progressive import (
 from .token_label import LoadTokenLabel
 
 __all__ = [
-    'LoadTokenLabel', 'ProgressiveRandAugment', 'ProgressiveRandomErasing',
-    'ProgressiveRandomResizedCrop'
+    'LoadTokenLabel', 'ProgressiveDecodeCrop', 'ProgressiveRandAugment',
+    'ProgressiveRandomErasing', 'ProgressiveRandomResizedCrop'
 ]

@@ -9,6 +9,7 @@ import numpy as np
 from mmpretrain.datasets.transforms import RandAugment, RandomErasing, RandomResizedCrop
 from mmpretrain.registry import TRANSFORMS
 
+from .tables import by_table
 from .token_label import flip_box
 
 
@@ -138,6 +139,7 @@ class ProgressiveRandAugment(RandAugment):
         self._magnitude = _SharedNumber(0)
         self.policies, self.transforms = [], []
         super().__init__(*args, **kwargs)
+        self.transforms = [by_table(transform) for transform in self.transforms]
 
     @property
     def magnitude_level(self) -> float:

@@ -3,9 +3,8 @@ bgr_mean = [103.53, 116.28, 123.675]
 bgr_std = [57.375, 57.12, 58.395]
 
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
     dict(
-        type='ProgressiveRandomResizedCrop',
+        type='ProgressiveDecodeCrop',
         scale=224,
         backend='pillow',
         interpolation='bicubic'),

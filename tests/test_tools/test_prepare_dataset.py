@@ -1,0 +1,194 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+"""tools/prepare_dataset.py."""
+import autoprog_mm  # noqa: F401  isort: skip  (before anything that imports torchvision)
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmpretrain.datasets import CustomDataset
+
+TOOL = Path(__file__).parents[2] / 'tools' / 'prepare_dataset.py'
+
+
+@pytest.fixture(scope='module')
+def tool():
+    spec = importlib.util.spec_from_file_location('prepare_dataset', TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def call(tool, monkeypatch, capsys):
+    """Run the tool in this process."""
+
+    def call(*args):
+        monkeypatch.setattr(sys, 'argv', ['prepare_dataset.py', *map(str, args)])
+        monkeypatch.setattr(tool.signal, 'signal', lambda *_: None)
+        status = tool.main()
+        return status, capsys.readouterr().out
+
+    return call
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Two classes of six images, two of them small, and a text."""
+    root = tmp_path / 'source'
+    for number in range(12):
+        path = root / f'class_{number % 2}' / f'{number}.JPEG'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        side = 20 if number < 2 else 90 + number
+        image = np.random.RandomState(number).randint(0, 256, (side, side + 9, 3), dtype=np.uint8)
+        path.write_bytes(cv2.imencode('.jpg', image)[1].tobytes())
+    (root / 'readme.txt').write_text('no image')
+    return root
+
+
+def content(root):
+    return {str(path.relative_to(root)): path.read_bytes()
+            for path in sorted(root.rglob('*')) if path.is_file()}
+
+
+def test_makes_a_copy_and_goes_on(source, tmp_path, call):
+    target = tmp_path / 'deep' / 'target'
+    args = source, target, '--short-side', 32, '--processes', 2
+    status, output = call(*args)
+    assert status == 0
+    assert '12 images: 0 were there, 10 resized and 2 copied as they are' in output
+    made = content(target)
+    assert set(made) == {'prepared.json', *content(source)} - {'readme.txt'}
+    assert json.loads(made['prepared.json']) == dict(short_side=32, quality=90)
+    sizes = [sum(map(len, content(root / c).values())) for root in (source, target)
+             for c in ('class_0', 'class_1')]
+    before, after = sum(sizes[:2]), sum(sizes[2:])
+    assert f'{before:,} bytes became {after:,}: {before - after:,} saved, ' \
+           f'{before / after:.2f} to 1.' in output
+    assert len(CustomDataset(data_root=str(target), pipeline=[])) == 12
+
+    status, output = call(*args)
+    assert status == 0 and '12 images: 12 were there, 0 resized and 0 copied' in output
+    # What a kill and a power cut leave.
+    (target / 'class_0' / '4.JPEG').write_bytes(b'')
+    (target / 'class_1' / '5.JPEG').write_bytes(made['class_1/5.JPEG'][:-9])
+    (target / 'class_1' / '7.JPEG').unlink()
+    (target / 'class_1' / '7.JPEG.123.tmp').write_bytes(b'half')
+    status, output = call(*args)
+    assert status == 0 and '12 images: 9 were there, 3 resized and 0 copied' in output
+    assert content(target) == made
+
+
+def test_failures_are_listed_at_the_end(source, tmp_path, call):
+    (source / 'class_0' / '4.JPEG').write_bytes(b'no image')
+    status, output = call(source, tmp_path / 'target', '--short-side', 32, '--processes', 1)
+    assert status == 1
+    assert output.endswith('No copy was made of 1 images:\n'
+                           '  class_0/4.JPEG: ValueError: the image cannot be read\n')
+    assert '9 resized and 2 copied' in output
+    assert not (tmp_path / 'target' / 'class_0' / '4.JPEG').exists()
+
+
+@pytest.mark.parametrize('args, message', [
+    (['--short-side', 0], '--short-side must be from 1 to 65535, but got 0'),
+    (['--quality', 101], '--quality must be from 1 to 100, but got 101'),
+    (['--processes', 0], '--processes must be from 1 to 1024, but got 0'),
+])
+def test_bad_options(args, message, source, tmp_path, call):
+    with pytest.raises(ValueError, match=message):
+        call(source, tmp_path / 'target', *args)
+
+
+def test_bad_folders(source, tmp_path, call):
+    with pytest.raises(ValueError, match="source: there is no folder '.*none'"):
+        call(tmp_path / 'none', tmp_path / 'target')
+    for target in (source, source / 'copy', source.parent):
+        with pytest.raises(ValueError, match='must not lie in each other'):
+            call(source, target)
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(ValueError, match='has no images'):
+        call(tmp_path / 'empty', tmp_path / 'target')
+    assert not (tmp_path / 'target').exists()
+
+
+def test_other_settings(source, tmp_path, call):
+    target = tmp_path / 'target'
+    call(source, target, '--short-side', 32, '--processes', 1)
+    with pytest.raises(ValueError, match=r"was made with {'short_side': 32, .* not with .* 48"):
+        call(source, target, '--short-side', 48)
+    (target / 'prepared.json').unlink()
+    with pytest.raises(ValueError, match='is in .* already, but no prepared.json'):
+        call(source, target, '--short-side', 32)
+
+
+def descendants(process):
+    found = []
+    for path in Path('/proc').glob('[0-9]*/stat'):
+        try:
+            if int(path.read_text().rpartition(')')[2].split()[1]) == process.pid:
+                found.append(int(path.parent.name))
+        except (OSError, ValueError):
+            continue  # ended meanwhile
+    return found
+
+
+def alive(pid):
+    try:
+        return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='looks into /proc')
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_stops_and_goes_on(number, tmp_path, call):
+    source, target = tmp_path / 'source', tmp_path / 'target'
+    source.mkdir()
+    image = np.random.RandomState(0).randint(0, 256, (900, 900, 3), dtype=np.uint8)
+    image = cv2.imencode('.jpg', image)[1].tobytes()
+    (source / '0.JPEG').write_bytes(image)
+    for index in range(1, 300):
+        os.link(source / '0.JPEG', source / f'{index}.JPEG')
+    args = list(map(str, [source, target, '--short-side', 32, '--processes', 2]))
+    with open(tmp_path / 'log', 'w') as log:
+        process = subprocess.Popen([sys.executable, '-W', 'ignore', str(TOOL), *args],
+                                   stdout=log, stderr=log, start_new_session=True)
+    try:
+        while not list(target.glob('*.JPEG')):
+            assert process.poll() is None, (tmp_path / 'log').read_text()
+            time.sleep(0.01)
+        workers = descendants(process)
+        assert len(workers) == 2
+        if number == signal.SIGINT:  # as a terminal does
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        status = process.wait(timeout=60)
+        assert 'Traceback' not in (tmp_path / 'log').read_text()
+        assert status == (-number if number == signal.SIGKILL else 128 + number)
+        end = time.monotonic() + 20
+        while any(map(alive, workers)):
+            assert time.monotonic() < end, 'processes are left over'
+            time.sleep(0.01)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    there = len(list(target.glob('*.JPEG')))
+    assert 0 < there < 300
+    for path in source.glob('*.JPEG'):  # the rest faster
+        if not (target / path.name).exists() and path.name != '0.JPEG':
+            path.unlink()
+    (target / '0.JPEG').unlink(missing_ok=True)
+    status, output = call(*args)
+    assert status == 0 and ' 1 resized' in output
+    assert {len(data) for name, data in content(target).items() if name.endswith('.JPEG')} == {
+        (target / '0.JPEG').stat().st_size}
+    assert not list(target.glob('*.tmp'))

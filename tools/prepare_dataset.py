@@ -1,0 +1,153 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+"""Make a copy of an image folder in which no image is larger than needed.
+
+The shorter side of each image becomes --short-side pixels; smaller images are
+copied as they are. Folders and names stay, so that the copy takes the place of
+the original in a config. The Exif orientation is applied. Files that are no
+images are left out. A run that was stopped goes on where it was.
+"""
+import argparse
+import json
+import os
+import os.path as osp
+import re
+import signal
+import sys
+import time
+from typing import List, Sequence
+
+# Works from a checkout that is not installed, too.
+sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..'))
+
+import autoprog_mm  # noqa: E402, F401  isort: skip  (before anything that imports torchvision)
+
+from mmengine.utils import ProgressBar  # noqa: E402
+from mmpretrain.datasets import ImageNet  # noqa: E402
+from mmpretrain.datasets.custom import get_samples  # noqa: E402
+
+from autoprog_mm.datasets.prepare import (  # noqa: E402
+    Outcome,
+    Settings,
+    is_whole,
+    prepare_all,
+)
+from autoprog_mm.utils import write_atomically  # noqa: E402
+
+SETTINGS_FILE = 'prepared.json'
+_UNFINISHED = re.compile(r'\.\d+\.tmp$')
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('source', help='folder of the images, most often one folder a class')
+    parser.add_argument('target', help='folder of the copy')
+    parser.add_argument('--short-side', type=int, default=256, help='pixels of the shorter side')
+    parser.add_argument('--quality', type=int, default=90, help='quality of JPEGs, 1 to 100')
+    parser.add_argument(
+        '--processes', type=int, default=len(os.sched_getaffinity(0))
+        if hasattr(os, 'sched_getaffinity') else os.cpu_count())
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = parse_args()
+    names = check(args)
+    settings = Settings(args.short_side, args.quality)
+    check_settings(args.target, settings, names)
+    os.makedirs(args.target, exist_ok=True)
+    remove_unfinished(args.target)
+    write_atomically(
+        osp.join(args.target, SETTINGS_FILE), json.dumps(settings._asdict(), indent=2) + '\n')
+    for folder in sorted({osp.dirname(name) for name in names}):
+        os.makedirs(osp.join(args.target, folder), exist_ok=True)
+
+    left = [name for name in names if not is_whole(osp.join(args.target, name))]
+    outcome, begin = Outcome(0, 0, []), time.perf_counter()
+    if left:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        bar = ProgressBar(len(left))
+        try:
+            outcome = prepare_all(args.source, args.target, left, settings, args.processes,
+                                  bar.update)
+        except KeyboardInterrupt:
+            print('\nStopped. The same command goes on.')
+            return 128 + signal.SIGINT
+        print()  # ends the line of the bar
+    report(args, names, left, outcome, time.perf_counter() - begin)
+    return 1 if outcome.failed else 0
+
+
+def check(args: argparse.Namespace) -> List[str]:
+    """Paths of the images below the source, sorted.
+
+    Raises:
+        ValueError: Names the argument that is wrong.
+    """
+    for name, lowest, highest in (('short_side', 1, 65535), ('quality', 1, 100),
+                                  ('processes', 1, 1024)):
+        value = getattr(args, name)
+        if not lowest <= value <= highest:
+            raise ValueError(f'--{name.replace("_", "-")} must be from {lowest} to {highest}, but '
+                             f'got {value}.')
+    if not osp.isdir(args.source):
+        raise ValueError(f'source: there is no folder {args.source!r}.')
+    source, target = osp.realpath(args.source), osp.realpath(args.target)
+    if osp.commonpath([source, target]) in (source, target):
+        raise ValueError(
+            f'target ({args.target!r}) and source ({args.source!r}) must not lie in each other. '
+            'Give a folder beside it.')
+    names, _ = get_samples(
+        args.source, None,
+        is_valid_file=lambda name: name.lower().endswith(ImageNet.IMG_EXTENSIONS))
+    if not names:
+        raise ValueError(f'source: the folder {args.source!r} has no images '
+                         f'({", ".join(ImageNet.IMG_EXTENSIONS)}).')
+    return sorted(names)
+
+
+def check_settings(target: str, settings: Settings, names: Sequence[str]) -> None:
+    """Raise an error if the target has files that this run would not make."""
+    path = osp.join(target, SETTINGS_FILE)
+    if not osp.isfile(path):
+        found = next((name for name in names if osp.exists(osp.join(target, name))), None)
+        if found is not None:
+            raise ValueError(
+                f'target: {found!r} is in {target!r} already, but no {SETTINGS_FILE} that says '
+                'how it was made. Give another target, or delete this one.')
+        return
+    with open(path, encoding='utf-8') as file:
+        before = json.load(file)
+    if before != settings._asdict():
+        raise ValueError(
+            f'target: {target!r} was made with {before}, not with {settings._asdict()}. Give '
+            'another target, or delete this one.')
+
+
+def remove_unfinished(target: str) -> None:
+    """Remove what a killed run has left half written."""
+    for folder, _, files in os.walk(target):
+        for file in files:
+            if _UNFINISHED.search(file):
+                os.remove(osp.join(folder, file))
+
+
+def report(args: argparse.Namespace, names: Sequence[str], left: Sequence[str], outcome: Outcome,
+           seconds: float) -> None:
+    print(f'{len(names)} images: {len(names) - len(left)} were there, {outcome.resized} resized '
+          f'and {outcome.copied} copied as they are in {seconds:.1f} s.')
+    failed = {name for name, _ in outcome.failed}
+    before, after = (
+        sum(osp.getsize(osp.join(root, name)) for name in names if name not in failed)
+        for root in (args.source, args.target))
+    if after:
+        print(f'{before:,} bytes became {after:,}: {before - after:,} saved, {before / after:.2f} '
+              f'to 1.')
+    if outcome.failed:
+        print(f'No copy was made of {len(outcome.failed)} images:')
+        for name, reason in outcome.failed:
+            print(f'  {name}: {reason}')
+
+
+if __name__ == '__main__':
+    sys.exit(main())
