@@ -1,6 +1,5 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """A copy of an image folder in which images are no larger than needed."""
-import contextlib
 import multiprocessing
 import os
 import os.path as osp
@@ -14,6 +13,8 @@ from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence, Tup
 import cv2
 import numpy as np
 from PIL import Image
+
+from ..utils.files import write_renamed
 
 _JPEG_ENDINGS = ('.jpg', '.jpeg')
 _CHUNK = 16  # images that a process is given at a time
@@ -119,24 +120,11 @@ def prepare_images(source: str, target: str, names: Sequence[str], settings: Set
             with open(osp.join(source, name), 'rb') as file:
                 content = file.read()
             smaller = resize_image(content, name, settings)
-            _write(osp.join(target, name), content if smaller is None else smaller)
+            write_renamed(osp.join(target, name), content if smaller is None else smaller)
             resized += smaller is not None
         except Exception as error:  # whatever it is, it is reported and the others go on
             failed.append((name, f'{type(error).__name__}: {" ".join(str(error).split())}'))
     return Outcome(resized, len(names) - resized - len(failed), failed)
-
-
-def _write(path: str, content: bytes) -> None:
-    """Write a file so that nobody ever sees half of it, without waiting for the disk."""
-    beside = f'{path}.{os.getpid()}.tmp'
-    try:
-        with open(beside, 'wb') as file:
-            file.write(content)
-        os.replace(beside, path)
-    except BaseException:  # Ctrl-C and the end of a process, too
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(beside)
-        raise
 
 
 def prepare_all(source: str, target: str, names: Sequence[str], settings: Settings,

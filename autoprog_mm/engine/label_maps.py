@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import io
-import os
 import os.path as osp
 import signal
 import sys
@@ -18,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..datasets.transforms.token_label import MAX_HALF_CLASSES
 from ..models.teachers import DenseTeacher, ImageReader, build_teacher
+from ..utils.files import write_renamed
 
 _POLL_SECONDS = 0.2
 _STOP_SECONDS = 20
@@ -67,23 +67,6 @@ def _encode(label_map: torch.Tensor) -> bytes:
     buffer = io.BytesIO()
     torch.save(label_map.clone(), buffer)  # the tensor alone, not the batch that it is part of
     return buffer.getvalue()
-
-
-def _write_map(path: str, content: bytes) -> None:
-    """Write a file so that nobody ever sees half of it.
-
-    It isn't brought to the disk at once, which would take longer than to make
-    it: a file that a power cut empties has the wrong size and is made again.
-    """
-    beside = f'{path}.{os.getpid()}.tmp'
-    try:
-        with open(beside, 'wb') as file:
-            file.write(content)
-        os.replace(beside, path)
-    except BaseException:  # Ctrl-C and the end of a worker, too
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(beside)
-        raise
 
 
 class _Batches(Dataset):
@@ -160,7 +143,7 @@ def _make_maps(args: argparse.Namespace, teacher: DenseTeacher, batches: List[Li
             if image.slot in errors:
                 failed.append((image.path, errors[image.slot]))
                 continue
-            _write_map(osp.join(args.out, map_path(image.path)), _encode(maps[image.slot]))
+            write_renamed(osp.join(args.out, map_path(image.path)), _encode(maps[image.slot]))
             agreed += best_class[image.slot] == image.label
         progress(len(batches[index]))
     return Result(agreed, failed)

@@ -37,6 +37,28 @@ def _write(path: Union[str, Path], content: bytes) -> None:
     _sync_folder(os.path.dirname(os.path.abspath(path)))
 
 
+def write_renamed(path: str, content: bytes) -> None:
+    """Write a file so that nobody ever sees half of it, for many small files.
+
+    It isn't brought to the disk at once, which would take longer than to make
+    it: a power cut may leave a file empty. Several processes may write into
+    one folder.
+
+    Args:
+        path (str): The file to (over)write.
+        content (bytes): Its new content.
+    """
+    beside = f'{path}.{os.getpid()}{BESIDE}'
+    try:
+        with open(beside, 'wb') as file:
+            file.write(content)
+        os.replace(beside, path)
+    except BaseException:  # Ctrl-C and the end of a worker, too
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(beside)
+        raise
+
+
 def _sync_folder(path: str) -> None:
     """Bring a rename to the disk, where the system can do that."""
     try:

@@ -21,8 +21,8 @@ from mmengine.config import Config
 from mmpretrain.registry import MODELS
 
 from autoprog_mm.datasets.transforms.token_label import load_token_label
-from autoprog_mm.engine.label_maps import _write_map
 from autoprog_mm.models.teachers import build_teacher
+from autoprog_mm.utils.files import write_renamed
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / 'tools' / 'token_label' / 'generate.py'
@@ -349,7 +349,7 @@ def test_an_interrupted_write_leaves_no_trace(monkeypatch, tmp_path):
 
     monkeypatch.setattr(os, 'replace', replace)
     with pytest.raises(KeyboardInterrupt):
-        _write_map(str(path), b'new')
+        write_renamed(str(path), b'new')
     assert path.read_bytes() == b'old' and os.listdir(tmp_path) == ['a.pt']
 
 
