@@ -379,6 +379,11 @@ def test_resume_checks_the_schedule(jpeg_root, tmp_path):
     cfg = micro_config(jpeg_root, tmp_path / 'd', train_cfg__max_epochs=4)
     with pytest.raises(ValueError, match='without AutoProgHook.*load_from'):
         resume(cfg, tmp_path / 'plain.pth')
+    other = load(tmp_path / 'a' / 'epoch_2.pth')
+    other['autoprog']['schema'] = 1
+    torch.save(other, tmp_path / 'other.pth')
+    with pytest.raises(ValueError, match='state of schema 1; this version reads schema 2'):
+        resume(cfg, tmp_path / 'other.pth')
 
 
 def test_best_checkpoints_cannot_be_resumed(jpeg_root, tmp_path):
@@ -457,3 +462,18 @@ def test_decisions_are_saved_at_once(jpeg_root, tmp_path, by_epoch):
         template.format(step) for step in steps)
     state = load(tmp_path / template.format(steps[0]))
     assert state['autoprog']['choice'] is not None and state['meta']['epoch'] == 1
+
+
+@pytest.mark.parametrize('options, match', [
+    (dict(model__backbone__arch__feedforward_channels=48),
+     r'of another model, a ElasticDeiT: .*is of shape \(32, 16\) instead of \(48, 16\)'),
+    (dict(model__backbone__layer_scale_init_value=1e-5),
+     'of another model.*gamma1.weight is missing'),
+    (dict(train_dataloader__batch_size=16),
+     'made with 6 steps an epoch, but now there are 3.*same data, batch size'),
+])
+def test_resume_checks_model_and_steps(jpeg_root, tmp_path, options, match):
+    run(micro_config(jpeg_root, tmp_path / 'a', train_cfg__max_epochs=4))
+    cfg = micro_config(jpeg_root, tmp_path / 'b', train_cfg__max_epochs=4, **options)
+    with pytest.raises(ValueError, match=match):
+        resume(cfg, tmp_path / 'a' / 'epoch_2.pth')
