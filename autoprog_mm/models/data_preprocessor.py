@@ -13,7 +13,8 @@ class ElasticDataPreprocessor(ClsDataPreprocessor):
     """mmpretrain's ``ClsDataPreprocessor`` that can resize training batches.
 
     While a search samples subnets, each batch is resized on the device to the
-    resolution of the step's subnet, before mixup and cutmix see it.
+    resolution of the step's subnet, before mixup and cutmix see it. Batches in
+    pinned memory are copied to the device without waiting for them.
 
     Args:
         *args: As ``ClsDataPreprocessor``.
@@ -22,6 +23,7 @@ class ElasticDataPreprocessor(ClsDataPreprocessor):
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
+        self._non_blocking = True  # of mmengine's, which mmpretrain's class can't set
         self.resolution: Optional[int] = None
 
     def forward(self, data: dict, training: bool = False) -> dict:

@@ -150,3 +150,20 @@ def test_resize_by_hand():
     assert resize_batch(image, 2).tolist() == [[[[1., 5.], [5., 5.]]]]
     for resolution in (None, 4):
         assert resize_batch(image, resolution) is image
+
+
+def test_copies_do_not_block(monkeypatch):
+    """Each tensor of a batch goes to the device with non_blocking=True."""
+    seen = []
+    plain = torch.Tensor.to
+
+    def spy(self, *args, **kwargs):
+        seen.append(kwargs.get('non_blocking'))
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, 'to', spy)
+    ElasticDataPreprocessor().cast_data(dict(inputs=torch.zeros(2, 3, 8, 8)))
+    assert seen == [True]
+    seen.clear()
+    ClsDataPreprocessor().cast_data(dict(inputs=torch.zeros(2, 3, 8, 8)))
+    assert seen == [False]
