@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 TOOL = ROOT / 'tools' / 'token_label' / 'generate.py'
 NUM_IMAGES = 48  # of jpeg_root / 'train', 12 of each of 4 classes
 BATCH = 4
-SECONDS = 0.15  # that a batch takes, if it is to be interrupted
+SECONDS = 0.6  # that a batch takes, if it is to be interrupted
 
 # A backbone that can be slow, as a file of the user's.
 BACKBONE = '''

@@ -67,8 +67,9 @@ def whole(jpeg_root, tmp_path_factory):
 
 class TestSignals:
 
-    @pytest.mark.parametrize('name, code', [('SIGTERM', 143), ('SIGINT', 130), ('SIGUSR1', 138)])
-    @pytest.mark.parametrize('step', [4, STEPS, 2 * STEPS + 1, 33])
+    @pytest.mark.parametrize('name, code, step', [
+        ('SIGTERM', 143, 4), ('SIGINT', 130, STEPS), ('SIGUSR1', 138, 2 * STEPS + 1),
+        ('SIGTERM', 143, 33)])
     def test_in_a_step(self, whole, jpeg_root, tmp_path, capfd, name, code, step):
         """In a search, at its epoch's last step, after growth, in a chosen subnet."""
         cfg = micro_config(jpeg_root, tmp_path, SEARCHES[2])
