@@ -1,6 +1,7 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 import autoprog_mm  # noqa: F401  isort: skip  (before anything that imports torchvision)
 
+import signal
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,11 @@ import torch
 from mmengine.registry import DefaultScope
 
 torch.set_num_threads(1)  # the suite's models are too small for more
+
+# A shell that starts a command in the background has it ignore Ctrl-C, and all
+# that it starts, too; but some tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NUM_CLASSES = 4
 

@@ -103,7 +103,8 @@ class RunGuardHook(Hook):
         if threading.current_thread() is threading.main_thread():
             for name in SIGNALS:
                 number = getattr(signal, name, None)  # there is no SIGUSR1 on Windows
-                if number is not None:
+                # A job in the background ignores the terminal's Ctrl-C.
+                if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
                     self._handlers[number] = signal.signal(number, self._on_signal)
 
     def after_train(self, runner) -> None:

@@ -133,6 +133,17 @@ class TestSignals:
         assert "needs train_cfg.type='ResumableTrainLoop'" in text
         assert f'The last checkpoint is {tmp_path / "epoch_1.pth"}' in text
 
+    def test_ignored_signal_stays_ignored(self, jpeg_root, tmp_path):
+        """As Ctrl-C is by a job that a shell has started in the background."""
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            runner = run(micro_config(jpeg_root, tmp_path, train_cfg__max_epochs=4),
+                         At('step', 3, send(signal.SIGINT)))
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        finally:
+            signal.signal(signal.SIGINT, before)
+        assert runner.iter == 4 * STEPS
+
     def test_second_ctrl_c_stops_at_once(self, jpeg_root, tmp_path, monkeypatch):
 
         def twice():
