@@ -10,79 +10,63 @@ from mmcv.transforms import BaseTransform
 from mmpretrain.datasets import transforms as stock
 
 
-def _fits(image: np.ndarray) -> bool:
-    return image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
+class _ByTable:
+    """Mixin that applies a table of 256 values for each channel."""
+
+    def transform(self, results: dict) -> dict:
+        """Transform an image.
+
+        Args:
+            results (dict): With ``img``, an array of shape (H, W, C).
+
+        Returns:
+            dict: ``results``.
+        """
+        image = results['img']
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            return super().transform(results)
+        if self.random_disable():
+            return results
+        tables = np.empty((256, 1, 3), np.uint8)
+        for channel in range(3):
+            tables[:, 0, channel] = self._table(image, channel)
+        results['img'] = cv2.LUT(image, tables)
+        return results
 
 
-class AutoContrast(stock.AutoContrast):
-    """mmpretrain's ``AutoContrast`` by a table.
+class AutoContrast(_ByTable, stock.AutoContrast):
+    """mmpretrain's ``AutoContrast``, each channel stretched by a table.
 
     Args:
         *args: As ``AutoContrast``.
         **kwargs: As ``AutoContrast``.
     """
 
-    def transform(self, results: dict) -> dict:
-        """Stretch each channel to 0 to 255.
-
-        Args:
-            results (dict): With ``img``, an array of shape (H, W, C).
-
-        Returns:
-            dict: ``results``.
-        """
-        image = results['img']
-        if not _fits(image):
-            return super().transform(results)
-        if self.random_disable():
-            return results
-        tables = np.empty((256, 1, 3), np.uint8)
+    def _table(self, image: np.ndarray, channel: int) -> np.ndarray:
         values = np.arange(256)
-        for channel in range(3):
-            low, high, _, _ = cv2.minMaxLoc(cv2.extractChannel(image, channel))
-            stretched = values
-            if low < high:
-                scale = 255. / (high - low)
-                stretched = np.clip(values * scale + -low * scale, 0, 255)
-            tables[:, 0, channel] = stretched
-        results['img'] = cv2.LUT(image, tables)
-        return results
+        low, high, _, _ = cv2.minMaxLoc(cv2.extractChannel(image, channel))
+        if low >= high:
+            return values
+        scale = 255. / (high - low)
+        return np.clip(values * scale + -low * scale, 0, 255)
 
 
-class Equalize(stock.Equalize):
-    """mmpretrain's ``Equalize`` by a table.
+class Equalize(_ByTable, stock.Equalize):
+    """mmpretrain's ``Equalize``, each channel's values spread by a table.
 
     Args:
         *args: As ``Equalize``.
         **kwargs: As ``Equalize``.
     """
 
-    def transform(self, results: dict) -> dict:
-        """Spread the values of each channel evenly.
-
-        Args:
-            results (dict): With ``img``, an array of shape (H, W, C).
-
-        Returns:
-            dict: ``results``.
-        """
-        image = results['img']
-        if not _fits(image):
-            return super().transform(results)
-        if self.random_disable():
-            return results
-        tables = np.empty((256, 1, 3), np.uint8)
-        for channel in range(3):
-            counts = cv2.calcHist([image], [channel], None, [256], [0, 256])
-            counts = counts.ravel().astype(np.int64)
-            step = (counts.sum() - counts[np.flatnonzero(counts)[-1]]) // 255
-            spread = np.arange(256)
-            if step:
-                below = np.cumsum(counts) - counts  # pixels of lower values
-                spread = np.minimum((below + step // 2) // step, 255)
-            tables[:, 0, channel] = spread
-        results['img'] = cv2.LUT(image, tables)
-        return results
+    def _table(self, image: np.ndarray, channel: int) -> np.ndarray:
+        counts = cv2.calcHist([image], [channel], None, [256], [0, 256])
+        counts = counts.ravel().astype(np.int64)
+        step = (counts.sum() - counts[np.flatnonzero(counts)[-1]]) // 255
+        if not step:
+            return np.arange(256)
+        below = np.cumsum(counts) - counts  # pixels of lower values
+        return np.minimum((below + step // 2) // step, 255)
 
 
 _FASTER = {stock.AutoContrast: AutoContrast, stock.Equalize: Equalize}

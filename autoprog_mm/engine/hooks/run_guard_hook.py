@@ -95,8 +95,6 @@ class RunGuardHook(Hook):
             runner (Runner): The runner.
         """
         self._saver = next((h for h in runner.hooks if isinstance(h, SafeCheckpointHook)), None)
-        every = runner.optim_wrapper._accumulative_counts
-        self._update_due = lambda step: step % every == 0 or step == runner.max_iters
         timeout = runner.cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
         self._exchange = StepExchange(
             len(SIGNALS) + 3, timeout=timedelta(seconds=timeout) if timeout else None)
@@ -179,7 +177,7 @@ class RunGuardHook(Hook):
             SystemExit: After a signal, with 128 plus its number.
         """
         self._bad_since |= self._check_loss(runner, batch_idx, outputs)
-        due = self._update_due(runner.iter + 1)
+        due = runner.optim_wrapper.should_update()  # of the step that it has just counted
         self._exchange_votes(self._fresh, due, due and self._bad_since)
         if due:
             self._bad_since = False

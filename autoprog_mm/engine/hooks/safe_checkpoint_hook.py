@@ -192,20 +192,13 @@ class SafeCheckpointHook(CheckpointHook):
         Args:
             runner (Runner): The runner.
         """
+        before = self.last_ckpt
+        super().after_train_epoch(runner)  # saves if by_epoch
         decided = any(getattr(hook, 'has_decided', False) for hook in runner.hooks)
-        if self.by_epoch:
-            before = self.last_ckpt
-            super().after_train_epoch(runner)
-            saved = self.last_ckpt != before
-        else:
-            saved = False
-        if decided and not saved:
-            self._save_decision(runner)
-
-    def _save_decision(self, runner) -> None:
-        step = runner.epoch + 1 if self.by_epoch else runner.iter
-        self._save(runner, self.filename_tmpl.format(step),
-                   dict(epoch=runner.epoch + 1, iter=runner.iter))
+        if decided and self.last_ckpt == before:
+            epoch = runner.epoch + 1
+            self._save(runner, self.filename_tmpl.format(epoch if self.by_epoch else runner.iter),
+                       dict(epoch=epoch, iter=runner.iter))
 
     def save_now(self, runner, step: Optional[int]) -> str:
         """Save what there is, out of turn.
