@@ -1,21 +1,18 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
-import importlib.util
 from pathlib import Path
 
 import cv2
 import pytest
 
 from tests.micro import micro_config, read_record, run
+from tests.test_tools import load_tool
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'demo.py'
 
 
 @pytest.fixture(scope='module')
 def demo():
-    spec = importlib.util.spec_from_file_location('demo', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool(TOOL)
 
 
 def test_table_and_picture_of_real_runs(demo, jpeg_root, tmp_path, capsys):

@@ -3,7 +3,6 @@
 import autoprog_mm  # noqa: F401  isort: skip  (before anything that imports torchvision)
 
 import argparse
-import importlib.util
 import json
 import os
 import shutil
@@ -23,6 +22,7 @@ from mmpretrain.registry import MODELS
 from autoprog_mm.datasets.transforms.token_label import load_token_label
 from autoprog_mm.models.teachers import build_teacher
 from autoprog_mm.utils.files import write_renamed
+from tests.test_tools import load_tool
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / 'tools' / 'token_label' / 'generate.py'
@@ -94,10 +94,7 @@ def teacher(folder):
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('generate_token_labels', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool(TOOL)
 
 
 @pytest.fixture

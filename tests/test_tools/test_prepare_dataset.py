@@ -2,7 +2,6 @@
 """tools/prepare_dataset.py."""
 import autoprog_mm  # noqa: F401  isort: skip  (before anything that imports torchvision)
 
-import importlib.util
 import json
 import os
 import signal
@@ -16,6 +15,8 @@ import numpy as np
 import pytest
 from mmpretrain.datasets import CustomDataset
 
+from tests.test_tools import load_tool
+
 TOOL = Path(__file__).parents[2] / 'tools' / 'prepare_dataset.py'
 
 NUM_LINKS = 4000
@@ -23,10 +24,7 @@ NUM_LINKS = 4000
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('prepare_dataset', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool(TOOL)
 
 
 @pytest.fixture
