@@ -3,6 +3,8 @@ _base_ = 'mmpretrain::_base_/default_runtime.py'
 custom_imports = dict(imports=['autoprog_mm'], allow_failed_imports=False)
 
 default_hooks = dict(
+    # Logs losses without stopping the GPU to read them.
+    runtime_info=dict(type='LateRuntimeInfoHook'),
     # The last two checkpoints and the best one are kept.
     checkpoint=dict(_delete_=True, type='SafeCheckpointHook', interval=1),
     # Signals, images that cannot be read, losses that are not finite.

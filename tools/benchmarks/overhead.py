@@ -31,7 +31,7 @@ TIMED = {
     'hooks': [(hook, method) for hook in (AutoProgHook, MoGrowEMAHook, RunGuardHook)
               for method in ('before_train_iter', 'after_train_iter')],
     'momentum': [(MoGrowMixin, '_move_momentum')],
-    'check of gradients': [(MoGrowMixin, '_gradients_are_finite')],
+    'check of gradients': [(MoGrowMixin, '_gradients_not_finite')],
 }
 
 

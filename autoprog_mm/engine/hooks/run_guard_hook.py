@@ -6,7 +6,7 @@ import threading
 import time
 from datetime import timedelta
 from functools import partial
-from typing import Callable, Dict, Optional
+from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from mmengine.dist import all_gather_object, get_rank
 from mmengine.hooks import Hook
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from ...datasets.seeded import bad_images
 from ...models.elastic import ElasticBackbone
 from ..agreement import StepExchange
+from ..host_copy import HostCopy
 from ..loops import ResumableTrainLoop
 from ..optimizers import MoGrowMixin
 from .safe_checkpoint_hook import SafeCheckpointHook
@@ -70,6 +71,7 @@ class RunGuardHook(Hook):
         self._fresh = 0  # bad images of this step
         self._bad_steps = 0  # updates whose loss or gradients were not finite, in a row
         self._bad_since = False  # whether one was, since the last update
+        self._unseen: List[_Step] = []  # whose numbers may still be on their way
         self._exchange: Optional[StepExchange] = None  # until a run trains
         self._handlers: Dict[int, Callable] = {}  # those before ours
         self._received: Optional[int] = None  # signal
@@ -176,11 +178,10 @@ class RunGuardHook(Hook):
                 that are not finite.
             SystemExit: After a signal, with 128 plus its number.
         """
-        self._bad_since |= self._check_loss(runner, batch_idx, outputs)
         due = runner.optim_wrapper.should_update()  # of the step that it has just counted
-        self._exchange_votes(self._fresh, due, due and self._bad_since)
-        if due:
-            self._bad_since = False
+        self._unseen.append(self._look_at(runner, batch_idx, outputs, due))
+        was_due, bad = self._see_steps(runner, int(self._unseen[-1].late))
+        self._exchange_votes(self._fresh, was_due, bad)
         if self._stop is not None and due:
             self._end(runner, runner.iter + 1)
 
@@ -190,7 +191,8 @@ class RunGuardHook(Hook):
         Args:
             fresh (int): Images that could not be read, not known before.
             due (bool): Whether the step ended with an update.
-            bad (bool): Whether it was left out or its loss was not finite.
+            bad (bool): Whether it was left out or a loss since the update
+                before was not finite.
         """
         votes = [self._received == getattr(signal, name, -1) for name in SIGNALS]
         *stops, fresh, due, bad = self._exchange.exchange([*votes, fresh, due, bad])
@@ -217,33 +219,61 @@ class RunGuardHook(Hook):
             self.bad_images.update(images)
         self._new_images = {}
 
-    def _check_loss(self, runner, batch_idx: int, outputs: Optional[dict]) -> bool:
-        loss = (outputs or {}).get('loss')
-        loss = float(loss.detach()) if loss is not None else 0.
-        left_out = isinstance(runner.optim_wrapper, MoGrowMixin) and runner.optim_wrapper.left_out
-        if math.isfinite(loss) and not left_out:
-            return False
+    def _look_at(self, runner, batch_idx: int, outputs: Optional[dict], due: bool) -> '_Step':
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         backbone = getattr(model, 'backbone', None)
         subnet = f', {backbone.active_subnet}' if isinstance(backbone, ElasticBackbone) else ''
         scalars = runner.message_hub.log_scalars
         rate = scalars.get('train/base_lr') or scalars.get('train/lr')
-        runner.logger.warning(
-            (f'The loss is {loss}' if not math.isfinite(loss) else 'The gradients are not finite') +
-            f' in epoch {runner.epoch + 1}, step {batch_idx + 1}{subnet}' +
-            (f', learning rate {rate.current():.4g}' if rate else '') +
-            ('. Its update is left out.' if left_out else '.'))
-        return True
+        loss = (outputs or {}).get('loss')
+        left_out = runner.optim_wrapper.left_out if isinstance(
+            runner.optim_wrapper, MoGrowMixin) else None
+        return _Step(
+            due=due,
+            loss=None if loss is None else HostCopy(loss),
+            left_out=left_out,
+            late=loss is not None and HostCopy.is_late(loss),
+            where=f'in epoch {runner.epoch + 1}, step {batch_idx + 1}{subnet}' +
+            (f', learning rate {rate.current():.4g}' if rate else ''))
+
+    def _see_steps(self, runner, waiting: int = 0) -> Tuple[bool, bool]:
+        """Judge the steps whose numbers have arrived.
+
+        Args:
+            runner (Runner): The runner.
+            waiting (int): How many of the latest to leave for later.
+                Defaults to 0.
+
+        Returns:
+            tuple[bool, bool]: Whether one of them ended with an update, and
+            whether that was left out or a loss for it was not finite.
+        """
+        was_due = bad = False
+        while len(self._unseen) > waiting:
+            step = self._unseen.pop(0)
+            loss = step.loss.get() if step.loss is not None else 0.
+            left_out = step.left_out is not None and step.left_out.get()
+            if left_out or not math.isfinite(loss):
+                self._bad_since = True
+                runner.logger.warning(
+                    (f'The loss is {loss}' if not math.isfinite(loss) else
+                     'The gradients are not finite') + f' {step.where}' +
+                    ('. Its update is left out.' if left_out else '.'))
+            if step.due:
+                was_due, bad, self._bad_since = True, bad or self._bad_since, False
+        return was_due, bad
 
     # ----------------------------------------------------------------- epochs
 
     def after_train_epoch(self, runner) -> None:
-        """Share the names of images that could not be read.
+        """Share the names of images that could not be read, and see the last step.
 
         Args:
             runner (Runner): The runner.
         """
         self._share_images()
+        if self._unseen:  # of all ranks, for they make the same steps on the same kind of device
+            self._exchange_votes(0, *self._see_steps(runner))
 
     def before_val_epoch(self, runner) -> None:
         """Find out for how many steps all ranks are there.
@@ -336,6 +366,16 @@ class RunGuardHook(Hook):
         if runner._resume and state is not None:
             self.bad_images = dict(state['bad_images'])
             self._bad_steps = state['bad_steps']
+
+
+class _Step(NamedTuple):
+    """What is to be known of a step, some of it still on its way from the device."""
+
+    due: bool  # whether it ended with an update
+    loss: Optional[HostCopy]
+    left_out: Optional[HostCopy]
+    late: bool
+    where: str
 
 
 def _shield_workers(loader: DataLoader) -> None:

@@ -1,5 +1,6 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 import logging
+import math
 from typing import Dict, List, Optional, Sequence, Union
 
 import torch
@@ -12,6 +13,7 @@ from mmpretrain.registry import OPTIM_WRAPPERS
 from ...growth.operators import GroupGrowth, GrowthOperator
 from ...growth.subnet import Subnet
 from ...registry import GROWTH_OPERATORS
+from ..host_copy import HostCopy
 
 OPTIMIZER_STATES = ('keep', 'reset')
 
@@ -25,7 +27,9 @@ class MoGrowMixin:
     t the optimizer steps since the start or the last growth.
 
     A step whose gradients are not finite changes nothing: it is left out, on
-    all ranks alike, since gradients are reduced before.
+    all ranks alike, since gradients are reduced before. With a fused optimizer
+    on CUDA the device itself leaves it out, and the host, which doesn't wait
+    for it, learns of it a step later.
 
     Args:
         *args: As the optimizer wrapper that this is mixed into.
@@ -74,7 +78,10 @@ class MoGrowMixin:
         self._momentum: List[List[torch.Tensor]] = []
         self._momentum_steps = 0
         self._swapped = False
-        self._left_out = False
+        self._left_out: Optional[HostCopy] = None  # of the last update
+        self._uncounted: List[HostCopy] = []  # whether steps counted in advance were left out
+        self._norm: Optional[torch.Tensor] = None  # of the gradients that are about to be clipped
+        self._late_norm: Optional[HostCopy] = None  # of the step before, to be logged
         self._loaded: Optional[dict] = None
         self._step_hook = None
 
@@ -148,7 +155,7 @@ class MoGrowMixin:
             *args: ``step_kwargs`` and ``zero_kwargs``.
             **kwargs: The same by name.
         """
-        self._left_out = False
+        self._left_out = None
         super().update_params(loss, *args, **kwargs)
 
     def step(self, **kwargs) -> None:
@@ -157,18 +164,43 @@ class MoGrowMixin:
         Args:
             **kwargs: As the optimizer's ``step``.
         """
+        self._norm = None
+        self._count_left_out()
         scaler = getattr(self, 'loss_scaler', None)
         # A gradient scaler looks for itself, and expects overflows.
-        scaled = scaler is not None and scaler.is_enabled()
-        if self.initialized and not scaled and not self._gradients_are_finite():
-            self._left_out = True
+        if not self.initialized or (scaler is not None and scaler.is_enabled()):
+            super().step(**kwargs)
             return
-        super().step(**kwargs)
+        bad = self._gradients_not_finite()
+        if bad is None:
+            super().step(**kwargs)
+            return
+        self._left_out = HostCopy(bad)
+        if not self._skips_on_device(bad):
+            if not self._left_out.get():
+                super().step(**kwargs)
+            return
+        self.optimizer.grad_scale, self.optimizer.found_inf = None, bad.float()
+        try:
+            super().step(**kwargs)
+        finally:
+            del self.optimizer.grad_scale, self.optimizer.found_inf
 
-    def _gradients_are_finite(self) -> bool:
+    def _gradients_not_finite(self) -> Optional[torch.Tensor]:
+        """Tensor | None: Whether a gradient is not finite; None if there are none."""
         gradients = [p.grad for p in self._awake if p.grad is not None]
-        return not gradients or bool(
-            torch.stack(torch._foreach_norm(gradients)).isfinite().all())
+        if not gradients:
+            return None
+        if self.clip_grad_kwargs and self.clip_func is torch.nn.utils.clip_grad_norm_:
+            self._norm = torch.nn.utils.get_total_norm(
+                gradients, self.clip_grad_kwargs.get('norm_type', 2.))
+            return ~self._norm.isfinite()
+        return ~torch.stack(torch._foreach_norm(gradients)).isfinite().all()
+
+    def _skips_on_device(self, tensor: torch.Tensor) -> bool:
+        # As torch's gradient scaler asks: fused optimizers take `found_inf`.
+        return HostCopy.is_late(tensor) and getattr(
+            self.optimizer, '_step_supports_amp_scaling', False)
 
     def backward_part(self, loss: torch.Tensor) -> None:
         """Backward of a part of a step, whose last part goes to :meth:`update_params`.
@@ -185,26 +217,52 @@ class MoGrowMixin:
             super()._clip_grad()
             return
         parameters = [p for p in self._awake if p.grad is not None]
-        if parameters:
+        if not parameters:
+            return
+        if self._norm is None:
             norm = self.clip_func(parameters, **self.clip_grad_kwargs)
-            if norm is not None:  # clipping by value has none
-                self.message_hub.update_scalar('train/grad_norm', float(norm))
+        else:
+            norm = self._norm
+            torch.nn.utils.clip_grads_with_norm_(
+                parameters, self.clip_grad_kwargs['max_norm'], norm)
+        if norm is not None:  # clipping by value has none
+            self._log_norm(norm)
+
+    def _log_norm(self, norm: torch.Tensor) -> None:
+        late, self._late_norm = self._late_norm, HostCopy(norm)
+        if not HostCopy.is_late(norm):
+            late, self._late_norm = self._late_norm, None
+        if late is not None and math.isfinite(late.get()):  # else its step was left out
+            self.message_hub.update_scalar(f'train/{self.grad_name}', late.get())
 
     @property
-    def left_out(self) -> bool:
-        """bool: Whether the last update was left out, for its gradients were not finite."""
+    def left_out(self) -> Optional[HostCopy]:
+        """HostCopy | None: Whether the last update was left out, for its gradients were
+        not finite; None if there was no update, or nobody looked."""
         return self._left_out
 
     @torch.no_grad()
     def _move_momentum(self, *_) -> None:
-        # A fused optimizer under a gradient scaler leaves steps out by itself.
-        found_inf = getattr(self.optimizer, 'found_inf', None)
-        if found_inf is not None and found_inf.item():
-            return
-        t = self._momentum_steps
-        for decay, copies in zip(self.ema_decays, self._awake_momentum):
-            torch._foreach_lerp_(copies, self._awake, 1 - min(decay, (1 + t) / (10 + t)))
+        decays = [min(decay, (1 + self._momentum_steps) / (10 + self._momentum_steps))
+                  for decay in self.ema_decays]
         self._momentum_steps += 1
+        # A fused optimizer leaves steps out by itself, and so must this, without asking.
+        found_inf = getattr(self.optimizer, 'found_inf', None)
+        for decay, copies in zip(decays, self._awake_momentum):
+            if found_inf is None:
+                torch._foreach_lerp_(copies, self._awake, 1 - decay)
+            else:
+                moves = torch._foreach_sub(self._awake, copies)
+                torch._foreach_mul_(moves, (1 - decay) * (1 - found_inf.reshape(())))
+                torch._foreach_add_(copies, moves)
+        if found_inf is not None:
+            self._uncounted.append(HostCopy(found_inf))
+
+    def _count_left_out(self) -> None:
+        """Take back the counts of steps that were left out."""
+        for flag in self._uncounted:
+            self._momentum_steps -= bool(flag.get())
+        self._uncounted.clear()
 
     def _find_awake(self) -> None:
         awake = [i for i, param in enumerate(self._params) if param.requires_grad]
@@ -249,6 +307,7 @@ class MoGrowMixin:
             self._forget(slot)
         backbone.set_subnet(subnet)
         self._momentum_steps = 0
+        self._uncounted.clear()
         self._find_awake()
 
     def settle(self, backbone: nn.Module, subnet: Subnet) -> None:
@@ -291,6 +350,7 @@ class MoGrowMixin:
         """dict: The optimizer's state, and the momentum copies under ``momentum``."""
         state = super().state_dict()
         if self.initialized:
+            self._count_left_out()
             state['momentum'] = dict(
                 steps=self._momentum_steps,
                 decays=list(self.ema_decays),
