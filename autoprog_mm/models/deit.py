@@ -24,6 +24,8 @@ class ElasticDeiT(ElasticBackbone, VisionTransformer):
         *args: As mmpretrain's ``VisionTransformer``.
         drop_path_rate (float): Drop-path rate of the last running layer; it
             rises linearly from 0 over those that run. Defaults to 0.
+        channels_last (bool): Whether the patch embedding keeps channels last
+            in memory, as tensor cores have it. Defaults to False.
         **kwargs: As mmpretrain's ``VisionTransformer``: ``arch``, such as
             ``'deit-tiny'``, ``'deit-small'``, ``'deit-base'`` or a dict,
             ``img_size`` (the full resolution), ``patch_size`` and others.
@@ -34,7 +36,11 @@ class ElasticDeiT(ElasticBackbone, VisionTransformer):
             not divide, outputs of inner layers, or frozen stages.
     """
 
-    def __init__(self, *args, drop_path_rate: float = 0., **kwargs) -> None:
+    def __init__(self,
+                 *args,
+                 drop_path_rate: float = 0.,
+                 channels_last: bool = False,
+                 **kwargs) -> None:
         super().__init__(*args, drop_path_rate=drop_path_rate, **kwargs)
         if list(self.out_indices) != [self.num_layers - 1]:
             raise ValueError(
@@ -54,6 +60,8 @@ class ElasticDeiT(ElasticBackbone, VisionTransformer):
             drop_path_rate=drop_path_rate,
             full_resolution=height,
             resolution_step=patch_height)
+        if channels_last:
+            self.set_channels_last(self.patch_embed)
 
     @property
     def slot_groups(self) -> Sequence[nn.ModuleList]:

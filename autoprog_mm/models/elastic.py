@@ -67,6 +67,16 @@ class ElasticBackbone:
         self._compiled: Optional[Callable] = None
         self.set_subnet(self.full_subnet)
 
+    def set_channels_last(self, stem: nn.Module) -> None:
+        """Keep the channels of the stem's convolutions last in memory.
+
+        A convolution follows its weights, whose values stay the same.
+
+        Args:
+            stem (Module): What has the convolutions.
+        """
+        stem.to(memory_format=torch.channels_last)
+
     # ------------------------------------------------------------- subclasses
 
     @property

@@ -74,6 +74,8 @@ class ElasticVOLO(ElasticBackbone, VOLO, BaseModule):
         attn_drop_rate (float): Dropout of attention weights. Defaults to 0.
         qkv_bias (bool): Whether queries, keys and values have a bias.
             Defaults to False.
+        channels_last (bool): Whether the stem keeps channels last in memory,
+            as tensor cores have it. Defaults to False.
         init_cfg (dict, optional): Initialisation after timm's.
 
     Raises:
@@ -107,6 +109,7 @@ class ElasticVOLO(ElasticBackbone, VOLO, BaseModule):
                  pos_drop_rate: float = 0.,
                  attn_drop_rate: float = 0.,
                  qkv_bias: bool = False,
+                 channels_last: bool = False,
                  init_cfg: Union[dict, List[dict], None] = None) -> None:
         settings = self._settings(arch)
         if patch_size not in (4, 8, 16):
@@ -142,6 +145,8 @@ class ElasticVOLO(ElasticBackbone, VOLO, BaseModule):
             drop_path_rate=drop_path_rate,
             full_resolution=img_size,
             resolution_step=_POOLING * patch_size)
+        if channels_last:
+            self.set_channels_last(self.patch_embed)
 
     @classmethod
     def _settings(cls, arch: Union[str, dict]) -> dict:

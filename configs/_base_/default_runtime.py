@@ -10,6 +10,9 @@ default_hooks = dict(
     # Signals, images that cannot be read, losses that are not finite.
     guard=dict(type='RunGuardHook', max_bad_images=100, max_nonfinite=10))
 
+# TF32 on a GPU, where something is still float32.
+env_cfg = dict(float32_matmul_precision='high')
+
 # Used by distributed runs only; mmengine finds it under its full name only.
 model_wrapper_cfg = dict(type='mmpretrain.ElasticDistributedDataParallel')
 

@@ -33,6 +33,7 @@ from .mogrow_ema_hook import MoGrowEMAHook
 RECORD_FILE = 'autoprog.json'
 # Of what the hook keeps in checkpoints.
 STATE_SCHEMA = 2
+PRECISIONS = ('highest', 'high', 'medium')
 
 
 @HOOKS.register_module()
@@ -114,17 +115,30 @@ class AutoProgHook(Hook):
     # ------------------------------------------------------------- run begins
 
     def before_run(self, runner) -> None:
-        """Take the config's ``compile`` over from mmengine.
+        """Take the config's ``compile`` over from mmengine, and set the precision of float32.
 
         mmengine would compile the whole training step, with mixing and the
-        optimizer in it, which breaks into dozens of graphs.
+        optimizer in it, which breaks into dozens of graphs. It has no key for
+        what ``env_cfg.float32_matmul_precision`` says of CUDA: ``'highest'``,
+        ``'high'`` (TF32) or ``'medium'``, see torch's function of this name.
 
         Args:
             runner (Runner): The runner.
 
         Raises:
-            ValueError: If it names a target.
+            ValueError: If ``compile`` names a target, or the precision is
+                unknown.
         """
+        precision = runner.cfg.get('env_cfg', {}).get('float32_matmul_precision')
+        if precision is not None:
+            if precision not in PRECISIONS:
+                raise ValueError(
+                    f'env_cfg.float32_matmul_precision must be one of {PRECISIONS}, but got '
+                    f'{precision!r}.')
+            if torch.cuda.is_available():
+                torch.set_float32_matmul_precision(precision)
+                # Convolutions have a switch of their own.
+                torch.backends.cudnn.allow_tf32 = precision != 'highest'
         options = runner.cfg.get('compile')
         if not options:
             return

@@ -6,7 +6,8 @@ model = dict(
         mean=[123.675, 116.28, 103.53],
         std=[58.395, 57.12, 57.375],
         to_rgb=True),
-    backbone=dict(type='ElasticVOLO', arch='d1', img_size=224, drop_path_rate=0.1),
+    backbone=dict(
+        type='ElasticVOLO', arch='d1', img_size=224, drop_path_rate=0.1, channels_last=True),
     head=dict(
         type='VOLOHead',
         num_classes=1000,

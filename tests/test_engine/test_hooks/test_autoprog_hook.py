@@ -230,6 +230,8 @@ BROKEN = {
                             r"regularization.*\['mixup'\]"),
     'negative regularizer': (set_hook(regularization=dict(drop_path=-0.1)),
                              r'regularization\.drop_path.*-0\.1'),
+    'precision': (lambda cfg: cfg.env_cfg.update(float32_matmul_precision='tf32'),
+                  r"env_cfg\.float32_matmul_precision.*'highest'.*'tf32'"),
     'no stages': (set_hook(num_stages=0), r'num_stages.*0'),
     'more stages than epochs': (set_hook(num_stages=9), r'num_stages \(9\).*max_epochs \(8\)'),
     'search too long': (set_hook(search={**SEARCH, 'epochs': 3}),
