@@ -28,7 +28,7 @@ setup(
     ],
     extras_require=dict(
         demo=['mlxtend', 'matplotlib'],
-        tests=['mlxtend', 'pytest', 'pytest-xdist', 'ruff'],
+        tests=['mlxtend', 'pytest', 'pytest-xdist', 'ruff', 'tensorboard'],
     ),
     classifiers=[
         'License :: OSI Approved :: Apache Software License',

@@ -6,12 +6,14 @@ from .hooks import (
     RunGuardHook,
     SafeCheckpointHook,
 )
+from .logging import AutoProgLogProcessor
 from .loops import ResumableTrainLoop
 from .optimizers import AmpMoGrowOptimWrapper, MoGrowOptimWrapper
 from .wrappers import ElasticDistributedDataParallel
 
 __all__ = [
-    'AmpMoGrowOptimWrapper', 'AutoProgHook', 'ElasticDistributedDataParallel',
-    'LateRuntimeInfoHook', 'MoGrowEMAHook', 'MoGrowOptimWrapper', 'ResumableTrainLoop',
+    'AmpMoGrowOptimWrapper', 'AutoProgHook', 'AutoProgLogProcessor',
+    'ElasticDistributedDataParallel', 'LateRuntimeInfoHook', 'MoGrowEMAHook',
+    'MoGrowOptimWrapper', 'ResumableTrainLoop',
     'RunGuardHook', 'SafeCheckpointHook'
 ]

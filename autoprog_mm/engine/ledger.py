@@ -27,11 +27,14 @@ class Ledger:
     Args:
         model (str): Class name of the backbone.
         full (Subnet): The full network.
+        run (dict, optional): What tells runs apart, in plain types, for
+            comparisons. Defaults to None.
     """
 
-    def __init__(self, model: str, full: Subnet) -> None:
+    def __init__(self, model: str, full: Subnet, run: Optional[dict] = None) -> None:
         self.model = model
         self.full = full
+        self.run = run
         self.stages: List[dict] = []
         self.finished = False
         self._account: Optional[str] = None
@@ -85,6 +88,16 @@ class Ledger:
             seconds for stage in self.stages for account, seconds in stage['seconds'].items()
             if account != 'val')
 
+    def seconds(self, *accounts: str) -> float:
+        """What is booked on some accounts until now, over all stages.
+
+        Args:
+            *accounts (str): Some of :data:`ACCOUNTS`.
+        """
+        if self._account is not None:
+            self.switch(self._account)
+        return sum(stage['seconds'][account] for stage in self.stages for account in accounts)
+
     # ----------------------------------------------------------------- stages
 
     def begin_stage(self, stage: Stage, subnet: Subnet, operator: Optional[str]) -> None:
@@ -102,10 +115,25 @@ class Ledger:
             subnet=asdict(subnet),
             operator=operator,
             seconds=dict.fromkeys(ACCOUNTS, 0.),
+            growth=None,
             search=None)
         if self._account is not None:
             self.switch(self._account)
         self.stages.append(entry)
+
+    def grown(self, before: Subnet, loss_before: Optional[float],
+              loss_after: Optional[float]) -> None:
+        """Enter the growth with which the stage under way began.
+
+        Args:
+            before (Subnet): What ran until it.
+            loss_before (float | None): Loss right before it; None if it could
+                not be measured.
+            loss_after (float | None): On the same images right after it.
+        """
+        # 'from' is a word of Python, so it can't be a keyword argument.
+        self.stages[-1]['growth'] = {
+            'from': asdict(before), 'loss_before': loss_before, 'loss_after': loss_after}
 
     def decide(self, subnet: Subnet, search: dict) -> None:
         """Enter what a search has chosen for the stage under way.
@@ -124,6 +152,7 @@ class Ledger:
             schema=SCHEMA,
             model=self.model,
             full=asdict(self.full),
+            run=self.run,
             stages=self.stages,
             train_seconds=self.train_seconds,
             finished=self.finished)

@@ -1,16 +1,13 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
-import time
-from contextlib import contextmanager
-from statistics import median
-from typing import Dict, Iterable, Iterator, List, Sequence, Tuple
+from typing import Iterable, List, Sequence, Tuple
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
-from mmengine.dist import all_reduce, broadcast_object_list, get_rank
+from mmengine.dist import broadcast_object_list, get_rank
 from mmpretrain.registry import TASK_UTILS
 
-from ..utils import derive_seed, resize_batch
+from ..utils import derive_seed
+from .probe import labelled_batches, mean_losses, time_steps
 from .scoring import choose, evaluation_steps
 from .subnet import Subnet
 
@@ -65,7 +62,7 @@ class OneShotSearch:
         self.w = 0.
         self.candidates: List[Subnet] = []
         self.losses: List[List[float]] = []
-        self._batches: List[Tuple[torch.Tensor, torch.Tensor]] = []
+        self._batches: List[Tuple[torch.Tensor, torch.Tensor]] = []  # on the host, as loaded
 
     def start(self, candidates: Sequence[Subnet]) -> None:
         """Begin the search of a stage.
@@ -119,11 +116,6 @@ class OneShotSearch:
 
     # ------------------------------------------------------------- evaluation
 
-    @property
-    def has_batches(self) -> bool:
-        """bool: Whether the scoring batches are held."""
-        return bool(self._batches)
-
     def hold_batches(self, batches: Iterable[dict]) -> None:
         """Keep the batches to score on, as they come from the loader.
 
@@ -131,48 +123,31 @@ class OneShotSearch:
             batches (Iterable[dict]): Collated training batches: ``inputs`` of
                 shape (B, C, H, W) or a list of (C, H, W), and ``data_samples``
                 with one ``gt_label`` each.
+
+        Raises:
+            ValueError: If an image has several labels, or none.
         """
-        for batch in batches:
-            inputs = batch['inputs']
-            # Copies, for loaders deliver into shared or pinned memory.
-            images = inputs.clone() if isinstance(inputs, torch.Tensor) else torch.stack(
-                list(inputs))
-            labels = [sample.gt_label for sample in batch['data_samples']]
-            if any(label.numel() != 1 for label in labels):
-                raise ValueError(
-                    'OneShotSearch scores candidates by cross-entropy and needs one label an '
-                    f'image, but got {labels[0].tolist()}; use search=None.')
-            self._batches.append((images, torch.cat([label.view(1) for label in labels])))
+        held = labelled_batches(batches)
+        if held is None:
+            raise ValueError(
+                'OneShotSearch scores candidates by cross-entropy and needs one label an image; '
+                'with several, or none, use search=None.')
+        self._batches += held
+
+    @property
+    def batches(self) -> List[Tuple[torch.Tensor, torch.Tensor]]:
+        """list[tuple]: The scoring batches that are held, images and classes."""
+        return self._batches
 
     def evaluate(self, model: nn.Module, optim_wrapper) -> None:
         """Score all candidates once and add to :attr:`losses`, averaged over ranks.
-
-        Nothing is disturbed: the momentum weights go through
-        ``torch.func.functional_call``, without drop path or mixing, and
-        BatchNorm uses the batch's statistics but updates copies of its buffers.
 
         Args:
             model (nn.Module): The classifier, without a model wrapper.
             optim_wrapper (MoGrowOptimWrapper): Owner of the momentum copies.
         """
-        weights = optim_wrapper.momentum_weights(0)
-        preprocessor = model.data_preprocessor
-        totals = torch.zeros(len(self.candidates) + 1, dtype=torch.float64)
-        with _scoring_mode(model), torch.no_grad(), optim_wrapper.optim_context(model):
-            buffers = _cloned_buffers(model)
-            for images, labels in self._batches:
-                data = preprocessor(dict(inputs=images), training=False)['inputs']
-                labels = labels.to(data.device)
-                totals[-1] += len(labels)
-                for i, candidate in enumerate(self.candidates):
-                    with model.backbone.activated(candidate):
-                        logits = torch.func.functional_call(
-                            model, {**weights, **buffers},
-                            (resize_batch(data, candidate.resolution), ))
-                    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-                    totals[i] += F.cross_entropy(logits, labels, reduction='sum').cpu().double()
-        all_reduce(totals)
-        losses = (totals[:-1] / totals[-1]).tolist()
+        losses = mean_losses(model, optim_wrapper, self._batches, self.candidates,
+                             optim_wrapper.momentum_weights(0))
         for history, loss in zip(self.losses, losses):
             history.append(loss)
 
@@ -194,27 +169,7 @@ class OneShotSearch:
         images, labels = self._batches[0]
         data = model.data_preprocessor(dict(inputs=images), training=False)['inputs']
         labels = labels.to(data.device)
-        inputs = {c.resolution: resize_batch(data, c.resolution) for c in self.candidates}
-        buffers = _cloned_buffers(model)
-        params = [param for param in model.parameters() if param.requires_grad]
-        model.train()
-        times: Dict[Subnet, List[float]] = {c: [] for c in self.candidates}
-        # Candidates take turns, so that a slow moment of the machine hits all;
-        # the first turn warms up.
-        for turn in range(1 + _TIMED_STEPS):
-            for candidate in self.candidates:
-                with model.backbone.activated(candidate):
-                    _synchronize(data.device)
-                    begin = time.perf_counter()
-                    with optim_wrapper.optim_context(model):
-                        logits = torch.func.functional_call(
-                            model, buffers, (inputs[candidate.resolution], ))
-                        loss = F.cross_entropy(logits.float(), labels)
-                    torch.autograd.grad(loss, params, allow_unused=True)
-                    _synchronize(data.device)
-                    if turn:
-                        times[candidate].append(time.perf_counter() - begin)
-        result = [[median(times[c]) for c in self.candidates]]
+        result = [time_steps(model, optim_wrapper, self.candidates, data, labels, _TIMED_STEPS)]
         broadcast_object_list(result)
         return result[0]
 
@@ -258,27 +213,3 @@ class OneShotSearch:
             ])
         self._batches = []
         return self.candidates[index], record
-
-
-@contextmanager
-def _scoring_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode for all but BatchNorm; the modes come back after it."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    for module, _ in modes:
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.training = True
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def _cloned_buffers(model: nn.Module) -> Dict[str, torch.Tensor]:
-    return {name: buffer.clone() for name, buffer in model.named_buffers()}
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == 'cuda':
-        torch.cuda.synchronize(device)

@@ -325,6 +325,15 @@ class ElasticBackbone:
                 f'{reason}). Training goes on without.', logger='current', level=logging.WARNING)
             return function(*args)
 
+    @contextmanager
+    def not_compiled(self) -> Iterator[None]:
+        """Context in which nothing is compiled, for passes of no lasting interest."""
+        options, self._compile_options = self._compile_options, None
+        try:
+            yield
+        finally:
+            self._compile_options = options
+
     # ---------------------------------------------------------------- private
 
     def _check_split(self, depth: int) -> None:

@@ -10,6 +10,9 @@ default_hooks = dict(
     # Signals, images that cannot be read, losses that are not finite.
     guard=dict(type='RunGuardHook', max_bad_images=100, max_nonfinite=10))
 
+# Lines that say what runs, and an ETA that knows what is to come.
+log_processor = dict(type='AutoProgLogProcessor')
+
 # TF32 on a GPU, where something is still float32.
 env_cfg = dict(float32_matmul_precision='high')
 

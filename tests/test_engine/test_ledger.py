@@ -155,6 +155,7 @@ def test_file(clock, tmp_path):
         'schema': 1,
         'model': 'ElasticDeiT',
         'full': {'depth': 12, 'resolution': 224},
+        'run': None,
         'stages': [{
             'index': 0,
             'begin_epoch': 0,
@@ -162,6 +163,7 @@ def test_file(clock, tmp_path):
             'subnet': {'depth': 8, 'resolution': 160},
             'operator': None,
             'seconds': {'data': 0., 'train': 3., 'search': 0., 'growth': 0., 'val': 1.},
+            'growth': None,
             'search': {
                 'epochs': 2,
                 'w': 0.25,
@@ -195,6 +197,23 @@ def test_stage_without_search(clock, tmp_path):
     entry = json.loads((tmp_path / 'autoprog.json').read_text())['stages'][0]
     assert entry['search'] is None
     assert entry['operator'] == 'MoGrow'
+
+
+def test_growth_is_entered(clock):
+    ledger = start()
+    ledger.grown(Subnet(6, 128), 2.5, None)
+    assert ledger.record()['stages'][-1]['growth'] == {
+        'from': {'depth': 6, 'resolution': 128}, 'loss_before': 2.5, 'loss_after': None}
+
+
+def test_seconds_of_accounts(clock):
+    ledger = start()
+    clock(3)
+    with ledger.on('val'):
+        clock(2)
+    clock(1)
+    assert ledger.seconds('train', 'data') == 4.
+    assert ledger.seconds('val') == 2.
 
 
 def test_file_is_whole_or_old(clock, tmp_path, monkeypatch):

@@ -1,7 +1,9 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
+import logging
 import os.path as osp
+import time
 from dataclasses import astuple
-from typing import Dict, List, Mapping, Optional
+from typing import Dict, Iterator, List, Mapping, Optional
 
 import torch
 from mmengine.dist import get_dist_info, is_main_process
@@ -13,6 +15,8 @@ from mmpretrain.registry import HOOKS, TASK_UTILS
 
 from ...datasets.pipelines import ProgressivePipelines
 from ...datasets.seeded import draw_batches, seeded_dataloader
+from ...growth.forecast import Range
+from ...growth.probe import labelled_batches, mean_losses
 from ...growth.schedule import Stage, build_schedule, check_schedule
 from ...growth.scoring import stage_candidates
 from ...growth.search import OneShotSearch
@@ -27,12 +31,16 @@ from ..ledger import Ledger
 from ..loops import ResumableTrainLoop
 from ..memory import saved_bytes
 from ..optimizers import MoGrowMixin
+from ..progress import Progress
+from ..run_info import describe_run
 from ..wrappers import ElasticDistributedDataParallel
 from .mogrow_ema_hook import MoGrowEMAHook
 
 RECORD_FILE = 'autoprog.json'
 # Of what the hook keeps in checkpoints.
 STATE_SCHEMA = 2
+# On which the loss before and after a growth is compared, where no search has its own.
+CHECKED_BATCHES = 4
 PRECISIONS = ('highest', 'high', 'medium')
 
 
@@ -69,6 +77,9 @@ class AutoProgHook(Hook):
             BatchNorm a split batch is not the same, since each part has its
             own statistics. Needs ``ResumableTrainLoop``. Defaults to None, no
             limit.
+        max_growth_jump (float): By how much the loss (cross-entropy, in nats,
+            of the online weights on the same training images) may rise at a
+            growth; beyond it a warning names the operator. Defaults to 1.
 
     Raises:
         ValueError: Before training, for any of these that can't work.
@@ -82,7 +93,8 @@ class AutoProgHook(Hook):
                  regularization: Optional[Mapping[str, float]] = None,
                  resolution_divisor: int = 32,
                  search: Optional[dict] = dict(type='OneShotSearch'),  # noqa: B006
-                 max_batch_per_step: Optional[int] = None) -> None:
+                 max_batch_per_step: Optional[int] = None,
+                 max_growth_jump: float = 1.) -> None:
         if initial_scale is None:
             initial_scale = dict(depth=0.5, resolution=0.5)
         if regularization is None:
@@ -94,7 +106,13 @@ class AutoProgHook(Hook):
             raise ValueError(
                 f'max_batch_per_step of AutoProgHook must be an int of at least 1 or None, but got '
                 f'{max_batch_per_step!r}.')
+        if isinstance(max_growth_jump, bool) or not isinstance(max_growth_jump, (int, float)) \
+                or not max_growth_jump >= 0:
+            raise ValueError(
+                f'max_growth_jump of AutoProgHook must be a number of at least 0, but got '
+                f'{max_growth_jump!r}.')
         self.max_batch_per_step = max_batch_per_step
+        self.max_growth_jump = max_growth_jump
         self.num_stages = num_stages
         self.initial_scale = dict(initial_scale)
         self.regularization = dict(regularization)
@@ -209,7 +227,9 @@ class AutoProgHook(Hook):
         self._steps_per_epoch = len(runner.train_loop.dataloader)
         check_ranks_agree('seed, schedule and steps of an epoch',
                           [self.seed, self._schedule_as_lists(), self._steps_per_epoch])
-        self.ledger = Ledger(type(self.backbone).__name__, self.backbone.full_subnet)
+        self.ledger = Ledger(type(self.backbone).__name__, self.backbone.full_subnet,
+                             describe_run(runner))
+        self.progress = self._build_progress(runner)
         if self._loaded is not None:
             self._resume(self._loaded)
             self._loaded = None
@@ -263,6 +283,21 @@ class AutoProgHook(Hook):
                 'gradients that an epoch ends with, before an update is due, are dropped.',
                 logger='current')
 
+    def _build_progress(self, runner) -> Progress:
+        loop, loader = runner.train_loop, runner.train_dataloader
+        val_loader = None if runner.val_loop is None else runner.val_loop.dataloader
+        return Progress(
+            self.stages,
+            self._steps_per_epoch,
+            loader.batch_size or loader.batch_sampler.batch_size,
+            self.model,
+            self.optim_wrapper,
+            self.search,
+            val_images=0 if val_loader is None else len(val_loader) * (val_loader.batch_size or 1),
+            validates=lambda epoch: epoch >= loop.val_begin and (
+                epoch % loop.val_interval == 0 or epoch == loop.max_epochs),
+            max_batch=self.max_batch_per_step)
+
     # ----------------------------------------------------------------- epochs
 
     def before_train_epoch(self, runner) -> None:
@@ -278,25 +313,30 @@ class AutoProgHook(Hook):
             self.optim_wrapper.settle(self.backbone, self._choice)
             self._choice = None
         if stage.index != self._index:
-            self._begin_stage(stage)
+            self._begin_stage(runner, stage)
         self._write_record()
         reduced = self.backbone.awake_slots, self._searching
         if self.wrapper is not None and reduced != self._reduced:
             self.wrapper.rebuild(find_unused_parameters=self._searching)
             self._reduced = reduced
-        strength = (self.stages[-1] if self._searching else stage).regularization
-        self.backbone.drop_path_rate = strength['drop_path']
-        self.pipelines.set_strength(strength)
-        self.pipelines.set_resolution(self.backbone.subnet.resolution)
-        if self._searching and not self.search.has_batches:
+        self._set_pixels(stage, self.backbone.subnet.resolution)
+        if self._searching:
             with self.ledger.on('search'):
                 self._prepare_search(runner, stage)
+        self.progress.begin_epoch()
         self.sampler.set_epoch(epoch)
         self._eval_steps = self.search.evaluation_steps(
             epoch - stage.begin_epoch, len(runner.train_dataloader)) if self._searching else []
         self.ledger.switch('data')
 
-    def _begin_stage(self, stage: Stage) -> None:
+    def _set_pixels(self, stage: Stage, resolution: int) -> None:
+        """Have the pipelines deliver what a stage, or its search, trains on."""
+        strength = (self.stages[-1] if self._searching else stage).regularization
+        self.backbone.drop_path_rate = strength['drop_path']
+        self.pipelines.set_strength(strength)
+        self.pipelines.set_resolution(resolution)
+
+    def _begin_stage(self, runner, stage: Stage) -> None:
         self._index = stage.index
         current = self.backbone.subnet
         if self.wrapper is not None:
@@ -307,6 +347,8 @@ class AutoProgHook(Hook):
         else:
             candidates = stage_candidates(self.stages, stage.index, current)
         self._searching = len(candidates) > 1
+        if self._searching:
+            self.search.start(candidates)
         # While a search goes on, its deepest candidate is awake, and the
         # pipeline delivers the largest resolution.
         target = Subnet(
@@ -314,32 +356,74 @@ class AutoProgHook(Hook):
         grows = stage.index > 0 and target != current
         operator = type(self.optim_wrapper.growth_operator).__name__ if grows else None
         self.ledger.begin_stage(stage, target, operator)
+        title = (f'Stage {stage.index + 1}/{len(self.stages)}, epochs {stage.begin_epoch + 1} to '
+                 f'{stage.end_epoch}: ')
+        if grows:
+            with self.ledger.on('growth'):
+                title += self._grow(runner, stage, current, target, operator)
+        else:
+            title += f'runs {_text(target)}. '
         if stage.index == 0:
             self.optim_wrapper.settle(self.backbone, target)
-        elif grows:
-            with self.ledger.on('growth'):
-                seed_step(derive_seed(self.seed, 'growth', stage.index))
-                self.optim_wrapper.grow(self.backbone, target)
-        if self._searching:
-            self.search.start(candidates)
         print_log(
-            f'Stage {stage.index + 1}/{len(self.stages)}, epochs {stage.begin_epoch + 1} to '
-            f'{stage.end_epoch}: ' +
-            (f'grew from {_text(current)} to {_text(target)} with {operator}. '
-             if grows else f'runs {_text(target)}. ') +
-            (f'Searching among {", ".join(map(_text, candidates))}.' if self._searching else ''),
-            logger='current')
+            title + (f'Searching among {", ".join(map(_text, candidates))}.'
+                     if self._searching else ''), logger='current')
 
-    def _prepare_search(self, runner, stage: Stage) -> None:
+    def _grow(self, runner, stage: Stage, current: Subnet, target: Subnet, operator: str) -> str:
+        """Grow, and compare the loss before and after on the same images."""
+        self._set_pixels(stage, target.resolution)
+        if self._searching:
+            with self.ledger.on('search'):
+                self._hold_batches(runner, stage)
+            batches = self.search.batches[:CHECKED_BATCHES]
+        else:
+            batches = labelled_batches(self._draw_fixed(runner, stage, CHECKED_BATCHES))
+        before = self._online_loss(batches, current)
+        begin = time.perf_counter()
+        seed_step(derive_seed(self.seed, 'growth', stage.index))
+        self.optim_wrapper.grow(self.backbone, target)
+        seconds = time.perf_counter() - begin
+        after = self._online_loss(batches, target)
+        self.ledger.grown(current, before, after)
+        text = f'grew from {_text(current)} to {_text(target)} with {operator} in {seconds:.2f} s. '
+        if before is None or after is None:
+            return text + 'The loss is not compared, for images have not one label each. '
+        runner.visualizer.add_scalars(
+            {'autoprog/growth_loss_before': before, 'autoprog/growth_loss_after': after},
+            step=runner.iter)
+        if not after - before <= self.max_growth_jump:
+            print_log(
+                f'The loss on the same images went from {before:.4f} to {after:.4f} when '
+                f'{operator} grew {_text(current)} to {_text(target)}, more than max_growth_jump '
+                f'({self.max_growth_jump:g}) of AutoProgHook. Smaller steps (num_stages, '
+                "initial_scale) or another growth operator, such as optim_wrapper.growth="
+                "dict(type='IdentityInit'), may lose less.",
+                logger='current', level=logging.WARNING)
+        return text + f'Loss on the same images: {before:.4f} before, {after:.4f} after. '
+
+    def _online_loss(self, batches: Optional[List[tuple]], subnet: Subnet) -> Optional[float]:
+        if batches is None:
+            return None
+        weights = {name: param.detach() for name, param in self.model.named_parameters()}
+        return mean_losses(self.model, self.optim_wrapper, batches, [subnet], weights)[0]
+
+    def _draw_fixed(self, runner, stage: Stage, num_batches: int) -> Iterator[dict]:
+        """Training batches of this rank that are a function of seed and stage."""
         loader = runner.train_dataloader
         rank, world_size = get_dist_info()
         generator = torch.Generator().manual_seed(derive_seed(self.seed, 'scoring', stage.index))
         order = torch.randperm(len(loader.dataset), generator=generator).tolist()
         batch_size = loader.batch_size or loader.batch_sampler.batch_size
-        num_samples = batch_size * min(self.search.eval_batches, len(loader))
-        self.search.hold_batches(
-            draw_batches(loader, self.sampler, order[rank::world_size][:num_samples], 'scoring',
-                         stage.index))
+        num_samples = batch_size * min(num_batches, len(loader))
+        return draw_batches(loader, self.sampler, order[rank::world_size][:num_samples],
+                            'scoring', stage.index)
+
+    def _hold_batches(self, runner, stage: Stage) -> None:
+        if not self.search.batches:
+            self.search.hold_batches(self._draw_fixed(runner, stage, self.search.eval_batches))
+
+    def _prepare_search(self, runner, stage: Stage) -> None:
+        self._hold_batches(runner, stage)
         if not self.search.losses[0]:
             self.search.evaluate(self.model, self.optim_wrapper)
 
@@ -358,7 +442,7 @@ class AutoProgHook(Hook):
             self.model.data_preprocessor.resolution = None
             if runner.epoch + 1 == self.stages[self._index].begin_epoch + self.search.epochs:
                 with self.ledger.on('search'):
-                    self._decide()
+                    self._decide(runner)
         self.ledger.switch('train')
 
     @property
@@ -366,10 +450,12 @@ class AutoProgHook(Hook):
         """bool: Whether a search has decided what runs from the next epoch on."""
         return self._choice is not None
 
-    def _decide(self) -> None:
+    def _decide(self, runner) -> None:
         self._choice, record = self.search.decide(self.model, self.optim_wrapper)
         self._searching = False
         self.ledger.decide(self._choice, record)
+        self.ledger.switch('search')
+        seconds = self.ledger.stages[-1]['seconds']['search']
         lines = [
             f'  {_text(Subnet(c["depth"], c["resolution"]))}  loss {c["loss"]:.4f}  '
             f'{c["flops"] / 1e9:.4g} GFLOPs' +
@@ -378,8 +464,31 @@ class AutoProgHook(Hook):
             for c in record['candidates']
         ]
         print_log(
-            f'Search of stage {self._index + 1}, w = {record["w"]:.4f}:\n' + '\n'.join(lines),
-            logger='current')
+            f'Search of stage {self._index + 1}, w = {record["w"]:.4f}, {seconds:.1f} s besides '
+            'training:\n' + '\n'.join(lines), logger='current')
+        chosen = next(c for c in record['candidates'] if c['chosen'])
+        runner.visualizer.add_scalars(
+            {'autoprog/search_w': record['w'], 'autoprog/search_seconds': seconds,
+             **{f'autoprog/search_{key}': chosen[key] for key in ('depth', 'resolution', 'loss')}},
+            step=runner.iter)
+
+    @property
+    def stage_index(self) -> int:
+        """int: The stage under way, from 0."""
+        return self._index
+
+    def time_left(self, runner, steps: int) -> Optional[Range]:
+        """Seconds to the end of the run.
+
+        Args:
+            runner (Runner): The runner.
+            steps (int): Steps of the epoch that are done.
+
+        Returns:
+            Range | None: None in the first steps of a process.
+        """
+        candidates = self.search.candidates if self._searching else [self.backbone.subnet]
+        return self.progress.left(runner.epoch, steps, candidates)
 
     # ------------------------------------------------------------------ steps
 
@@ -422,6 +531,7 @@ class AutoProgHook(Hook):
         if batch_idx + 1 in self._eval_steps:
             with self.ledger.on('search'):
                 self.search.evaluate(self.model, self.optim_wrapper)
+        self.progress.tick(self.backbone.active_subnet, self.ledger.seconds('train', 'data'))
         self.ledger.switch('data')
 
     # ------------------------------------------------------ validation, end
@@ -439,6 +549,7 @@ class AutoProgHook(Hook):
         # file says is never decided again.
         self._write_record()
         self.ledger.switch('val')
+        self._val_seconds = self.ledger.seconds('val')
         runner.message_hub.update_scalar('val/train_seconds', self.ledger.train_seconds)
 
     def after_val_epoch(self, runner, metrics=None) -> None:
@@ -450,6 +561,8 @@ class AutoProgHook(Hook):
         """
         if self.ledger is not None:
             self.ledger.switch('train')
+            self.progress.validated(self.backbone.subnet.depth,
+                                    self.ledger.seconds('val') - self._val_seconds)
 
     def before_test(self, runner) -> None:
         """Run what was awake when the weights under test were saved.

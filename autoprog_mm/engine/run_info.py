@@ -1,0 +1,55 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+"""What tells runs apart, for those who compare them."""
+import os.path as osp
+from typing import Any
+
+import mmengine
+import mmpretrain
+import torch
+from mmengine.dist import get_world_size
+
+from ..version import __version__
+
+
+def describe_run(runner) -> dict:
+    """What a run trains on, and how, in plain types.
+
+    Args:
+        runner (Runner): One that is about to train.
+
+    Returns:
+        dict: ``config`` (its name), ``seed``, ``epochs``, ``batch_size`` (of
+        an update, over processes and accumulation), ``steps_per_epoch``,
+        ``processes``, ``device``, ``samples``, ``dataset`` (its config without
+        pipelines) and ``versions``.
+    """
+    loader = runner.train_dataloader
+    batch_size = loader.batch_size or loader.batch_sampler.batch_size
+    filename = runner.cfg.get('filename') or getattr(runner.cfg, 'filename', None)
+    dataset = runner.cfg.get('train_dataloader', {}).get('dataset')
+    cuda = torch.cuda.is_available()
+    return dict(
+        config=osp.splitext(osp.basename(filename))[0] if filename else runner.experiment_name,
+        seed=runner.seed,
+        epochs=runner.max_epochs,
+        batch_size=batch_size * get_world_size() * runner.optim_wrapper._accumulative_counts,
+        steps_per_epoch=len(loader),
+        processes=get_world_size(),
+        device=torch.cuda.get_device_name() if cuda else
+        f'CPU, {torch.get_num_threads()} threads',
+        samples=len(loader.dataset),
+        dataset=_plain(dataset) if isinstance(dataset, dict) else
+        dict(type=type(loader.dataset).__name__),
+        versions=dict(autoprog_mm=__version__, torch=torch.__version__,
+                      mmengine=mmengine.__version__, mmpretrain=mmpretrain.__version__))
+
+
+def _plain(value: Any) -> Any:
+    """A config in JSON's types, without pipelines."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items() if key != 'pipeline'}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return getattr(value, '__name__', str(value))

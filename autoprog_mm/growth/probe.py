@@ -1,0 +1,189 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+"""How long steps of subnets take on this machine, and how large their losses are."""
+import time
+from contextlib import contextmanager
+from statistics import median
+from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from mmengine.dist import all_reduce
+
+from ..utils import resize_batch
+from .subnet import Subnet
+
+
+def time_steps(model: nn.Module,
+               optim_wrapper,
+               subnets: Sequence[Subnet],
+               images: torch.Tensor,
+               labels: torch.Tensor,
+               rounds: int = 5) -> List[float]:
+    """Seconds of a forward and backward pass of each subnet.
+
+    Subnets take turns, so that a slow moment of the machine hits all; a first
+    turn, which isn't counted, warms up. No weight, gradient or buffer changes.
+
+    Args:
+        model (Module): The classifier, without a model wrapper.
+        optim_wrapper (OptimWrapper): For its autocast context.
+        subnets (Sequence[Subnet]): No deeper than what is awake.
+        images (Tensor): A preprocessed batch of shape (B, C, H, W), which is
+            resized for each subnet.
+        labels (Tensor): Classes, of shape (B, ).
+        rounds (int): Turns that count. Defaults to 5.
+
+    Returns:
+        list[float]: Medians over the rounds.
+    """
+    inputs = {s.resolution: resize_batch(images, s.resolution) for s in subnets}
+    buffers = _cloned_buffers(model)
+    params = [param for param in model.parameters() if param.requires_grad]
+    training = [(module, module.training) for module in model.modules()]
+    model.train()
+    times: Dict[int, List[float]] = {i: [] for i in range(len(subnets))}
+    try:
+        for turn in range(1 + rounds):
+            for i, subnet in enumerate(subnets):
+                with model.backbone.activated(subnet):
+                    _synchronize(images.device)
+                    begin = time.perf_counter()
+                    with optim_wrapper.optim_context(model):
+                        logits = torch.func.functional_call(
+                            model, buffers, (inputs[subnet.resolution], ))
+                        loss = F.cross_entropy(logits.float(), labels)
+                    torch.autograd.grad(loss, params, allow_unused=True)
+                    _synchronize(images.device)
+                    if turn:
+                        times[i].append(time.perf_counter() - begin)
+    finally:
+        for module, mode in training:
+            module.training = mode
+    return [median(times[i]) for i in range(len(subnets))]
+
+
+def probe_steps(model: nn.Module, optim_wrapper, subnets: Sequence[Subnet], batch_size: int,
+                rounds: int = 2) -> Dict[Subnet, float]:
+    """Seconds of a forward and backward pass of any subnets, on blank images.
+
+    What sleeps is awake meanwhile; gradients that accumulate are kept.
+
+    Args:
+        model (Module): The classifier, without a model wrapper.
+        optim_wrapper (OptimWrapper): For its autocast context.
+        subnets (Sequence[Subnet]): Of the model's backbone.
+        batch_size (int): Images of a step.
+        rounds (int): See :func:`time_steps`. Defaults to 2.
+
+    Returns:
+        dict[Subnet, float]: Seconds of each.
+    """
+    subnets = list(dict.fromkeys(subnets))
+    parameter = next(model.parameters())
+    channels = next(m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d))
+    size = max(s.resolution for s in subnets)
+    images = torch.zeros(batch_size, channels, size, size, dtype=parameter.dtype,
+                         device=parameter.device)
+    labels = torch.zeros(batch_size, dtype=torch.int64, device=parameter.device)
+    with _all_awake(model.backbone), model.backbone.not_compiled():
+        seconds = time_steps(model, optim_wrapper, subnets, images, labels, rounds)
+    return dict(zip(subnets, seconds))
+
+
+def mean_losses(model: nn.Module, optim_wrapper, batches: Sequence[Tuple[torch.Tensor,
+                                                                         torch.Tensor]],
+                subnets: Sequence[Subnet], weights: Mapping[str, torch.Tensor]) -> List[float]:
+    """Cross-entropy of subnets on the same batches, averaged over ranks.
+
+    Nothing is disturbed: the weights go through ``torch.func.functional_call``,
+    without drop path or mixing, and BatchNorm uses the batch's statistics but
+    updates copies of its buffers. A collective call.
+
+    Args:
+        model (Module): The classifier, without a model wrapper.
+        optim_wrapper (OptimWrapper): For its autocast context.
+        batches (Sequence[tuple]): Images of shape (B, C, H, W) as they come
+            from the loader, and classes of shape (B, ).
+        subnets (Sequence[Subnet]): No deeper than what is awake; each batch is
+            resized for them.
+        weights (dict): In place of those of the model, by name.
+
+    Returns:
+        list[float]: The same on all ranks.
+    """
+    totals = torch.zeros(len(subnets) + 1, dtype=torch.float64)
+    with _scoring_mode(model), torch.no_grad(), optim_wrapper.optim_context(model):
+        buffers = _cloned_buffers(model)
+        for images, labels in batches:
+            data = model.data_preprocessor(dict(inputs=images), training=False)['inputs']
+            labels = labels.to(data.device)
+            totals[-1] += len(labels)
+            for i, subnet in enumerate(subnets):
+                with model.backbone.activated(subnet):
+                    logits = torch.func.functional_call(
+                        model, {**weights, **buffers},
+                        (resize_batch(data, subnet.resolution), ))
+                logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+                totals[i] += F.cross_entropy(logits, labels, reduction='sum').cpu().double()
+    all_reduce(totals)
+    return (totals[:-1] / totals[-1]).tolist()
+
+
+def labelled_batches(
+        batches: Iterable[dict]) -> Optional[List[Tuple[torch.Tensor, torch.Tensor]]]:
+    """Copies of batches as :func:`mean_losses` takes them.
+
+    Args:
+        batches (Iterable[dict]): Collated training batches: ``inputs`` of
+            shape (B, C, H, W) or a list of (C, H, W), and ``data_samples``.
+
+    Returns:
+        list[tuple] | None: Images and classes; None if some image has not one
+        class.
+    """
+    held = []
+    for batch in batches:
+        inputs = batch['inputs']
+        # Copies, for loaders deliver into shared or pinned memory.
+        images = inputs.clone() if isinstance(inputs, torch.Tensor) else torch.stack(list(inputs))
+        labels = [sample.get('gt_label') for sample in batch['data_samples']]
+        if any(label is None or label.numel() != 1 for label in labels):
+            return None
+        held.append((images, torch.cat([label.view(1) for label in labels])))
+    return held
+
+
+@contextmanager
+def _scoring_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode for all but BatchNorm; the modes come back after it."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    for module, _ in modes:
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.training = True
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _cloned_buffers(model: nn.Module) -> Dict[str, torch.Tensor]:
+    return {name: buffer.clone() for name, buffer in model.named_buffers()}
+
+
+@contextmanager
+def _all_awake(backbone) -> Iterator[None]:
+    subnet, active = backbone.subnet, backbone.active_subnet
+    backbone.set_subnet(backbone.full_subnet)
+    try:
+        yield
+    finally:
+        backbone.set_subnet(subnet)
+        backbone.activate(None if active == subnet else active)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)

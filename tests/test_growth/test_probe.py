@@ -1,0 +1,124 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+"""Timing steps and measuring losses, which must leave no trace."""
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+
+from autoprog_mm import Subnet
+from autoprog_mm.growth import probe
+from tests.micro import differences, micro_config, volo_options
+
+SMALL, FULL = Subnet(2, 16), Subnet(4, 32)
+
+
+@pytest.fixture(params=['deit', 'volo'])
+def parts(request, scope, tmp_path):
+    options = volo_options() if request.param == 'volo' else {}
+    cfg = micro_config('nowhere', tmp_path, **options)
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    wrapper.initialize_count_status(model, 0, 100)
+    small = SMALL if request.param == 'deit' else Subnet(4, 16)
+    model.backbone.min_depth = small.depth
+    model.train()
+    return model, wrapper, small, model.backbone.full_subnet
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    init_default_scope('mmpretrain')
+
+
+def batch(size=4, resolution=32):
+    return (torch.randint(0, 256, (size, 3, resolution, resolution), dtype=torch.uint8),
+            torch.arange(size) % 4)
+
+
+def state(model):
+    return dict(
+        weights={name: tensor.clone() for name, tensor in model.state_dict().items()},
+        gradients={name: p.grad.clone() for name, p in model.named_parameters()
+                   if p.grad is not None},
+        awake=[p.requires_grad for p in model.parameters()],
+        modes=[module.training for module in model.modules()],
+        subnet=(model.backbone.subnet, model.backbone.active_subnet) and [
+            model.backbone.subnet.depth, model.backbone.active_subnet.depth])
+
+
+def test_probing_leaves_no_trace(parts):
+    """Of what accumulates and what sleeps, in the middle of a search's step."""
+    model, wrapper, small, full = parts
+    middle = Subnet(full.depth - 1, 32) if full.depth == 4 else full
+    wrapper.settle(model.backbone, middle)
+    model.backbone.activate(small)
+    images, labels = batch(2, 16)
+    data = model.data_preprocessor(dict(inputs=images, data_samples=[
+        DataSample().set_gt_label(int(label)) for label in labels]), training=False)
+    sum(model(**data, mode='loss').values()).backward()
+    before = state(model)
+    assert before['gradients']
+    seconds = probe.probe_steps(model, wrapper, [small, full, small], 2, rounds=1)
+    assert set(seconds) == {small, full} and min(seconds.values()) > 0
+    assert differences(before, state(model)) == []
+
+
+def test_larger_subnets_take_longer():
+    """24 times the multiply-adds leave no doubt, even on a busy machine."""
+    model = MODELS.build(dict(
+        type='ImageClassifier',
+        backbone=dict(type='ElasticDeiT', arch=dict(
+            embed_dims=64, num_layers=6, num_heads=4, feedforward_channels=256), img_size=64,
+            patch_size=8),
+        head=dict(type='VisionTransformerClsHead', num_classes=4, in_channels=64)))
+    wrapper = build_optim_wrapper(model, dict(
+        type='MoGrowOptimWrapper', optimizer=dict(type='SGD', lr=0.1)))
+    wrapper.initialize_count_status(model, 0, 100)
+    model.backbone.min_depth = 1
+    seconds = probe.probe_steps(model, wrapper, [Subnet(1, 32), Subnet(6, 64)], 16, rounds=3)
+    assert seconds[Subnet(6, 64)] > seconds[Subnet(1, 32)]
+
+
+def test_losses_are_those_of_the_network_itself(parts):
+    model, wrapper, small, full = parts
+    batches = [batch(4), batch(3)]
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+    before = state(model)
+    losses = probe.mean_losses(model, wrapper, batches, [small, full], weights)
+    assert differences(before, state(model)) == []
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.train()
+    for subnet, loss in zip((small, full), losses):
+        with model.backbone.activated(subnet), torch.no_grad():
+            total = 0.
+            for images, labels in batches:
+                # By hand: BGR to RGB, normalised, and resized on the way.
+                data = (images.flip(1).float() - 110) / 60
+                if subnet.resolution != 32:
+                    data = F.interpolate(data, (16, 16), mode='bilinear', align_corners=False)
+                scores = model.head((model.extract_feat(data)), )
+                total += float(-scores.log_softmax(1)[range(len(labels)), labels].sum())
+        assert loss == pytest.approx(total / 7, rel=1e-5)
+
+
+def test_batches_are_copies():
+    images, labels = batch(2)
+    samples = [DataSample().set_gt_label(int(label)) for label in labels]
+    held = probe.labelled_batches([dict(inputs=images, data_samples=samples),
+                                   dict(inputs=list(images), data_samples=samples)])
+    expected = images.clone()
+    images.zero_()
+    for copy, classes in held:
+        assert torch.equal(copy, expected) and classes.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize('sample', [DataSample().set_gt_label([0, 1]), DataSample()])
+def test_no_single_label(sample):
+    images, _ = batch(1)
+    assert probe.labelled_batches([dict(inputs=images, data_samples=[sample])]) is None
