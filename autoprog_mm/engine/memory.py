@@ -8,18 +8,19 @@ import torch.nn as nn
 from ..growth.subnet import Subnet
 
 
-def saved_bytes(model: nn.Module, subnet: Subnet) -> int:
-    """Bytes that the forward pass of one image keeps for the backward pass.
+def saved_bytes(model: nn.Module, subnet: Subnet, batch_size: int = 1) -> int:
+    """Bytes that a forward pass keeps for the backward pass.
 
-    They are counted in a forward pass in the weights' type, without the
-    parameters. It disturbs no buffers.
+    They are counted in a forward pass in the weights' type, or as autocast has
+    it, without the parameters. It disturbs no buffers.
 
     Args:
         model (Module): A classifier with an elastic backbone.
         subnet (Subnet): What runs; awake at least.
+        batch_size (int): Images of the pass. Defaults to 1.
 
     Returns:
-        int: The bytes, for each further image about the same.
+        int: The bytes.
     """
     parameter = next(model.parameters())
     known = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -32,7 +33,7 @@ def saved_bytes(model: nn.Module, subnet: Subnet) -> int:
         return tensor
 
     channels = next(m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d))
-    images = torch.zeros(1, channels, subnet.resolution, subnet.resolution,
+    images = torch.zeros(batch_size, channels, subnet.resolution, subnet.resolution,
                          dtype=parameter.dtype, device=parameter.device)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     training = [(module, module.training) for module in model.modules()]

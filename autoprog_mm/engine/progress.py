@@ -18,8 +18,8 @@ from ..growth.subnet import Subnet
 _FIRST_STEPS = 10
 _RECENT = 200  # steps and epochs that count
 # A forward pass is a third of a step, with the two gradients.
-_FORWARD_SHARE = 1 / 3
-_TIMED_TURNS = 6  # of a search, the one that warms up included
+FORWARD_SHARE = 1 / 3
+TIMED_TURNS = 6  # of a search, the one that warms up included
 
 
 class Progress:
@@ -132,11 +132,11 @@ class Progress:
 
         def score(candidates: Sequence[Subnet]) -> float:
             batches = min(self.search.eval_batches, self.steps_per_epoch)
-            return batches * _FORWARD_SHARE * scale * sum(costs[c] for c in candidates)
+            return batches * FORWARD_SHARE * scale * sum(costs[c] for c in candidates)
 
         def measure(candidates: Sequence[Subnet]) -> float:
             timed = self.search.cost == 'time'
-            return timed * _TIMED_TURNS * scale * sum(costs[c] for c in candidates)
+            return timed * TIMED_TURNS * scale * sum(costs[c] for c in candidates)
 
         def validate(depth: int) -> float:
             full = self.stages[-1].subnet
@@ -144,7 +144,7 @@ class Progress:
                 last, seconds = self._validations[-1]
                 return seconds * depth / last
             steps = self.val_images / self.batch_size
-            return steps * _FORWARD_SHARE * scale * costs[full] * depth / full.depth
+            return steps * FORWARD_SHARE * scale * costs[full] * depth / full.depth
 
         gaps = [seconds - step(subnet) for subnet, seconds in self._firsts]
         return Forecast(

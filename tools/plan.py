@@ -1,0 +1,152 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+"""Say what a run of a config will do, without training it.
+
+The config is checked as a training would: everything is built and put
+together, up to the first step. What is printed comes from multiply-adds, or,
+with --measure, from steps on this machine.
+"""
+import argparse
+import os.path as osp
+import sys
+import traceback
+from datetime import timedelta
+from typing import List
+
+# Works from a checkout that is not installed, too.
+sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..'))
+
+import autoprog_mm  # noqa: E402, F401  isort: skip  (before anything that imports torchvision)
+
+import torch  # noqa: E402
+from mmengine.config import Config, DictAction  # noqa: E402
+
+from autoprog_mm.engine.launch import prepare_config  # noqa: E402
+from autoprog_mm.engine.plan import Plan, make_plan  # noqa: E402
+from autoprog_mm.growth import Subnet  # noqa: E402
+
+_DTYPES = dict(bfloat16=torch.bfloat16, float16=torch.float16)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='train config file path')
+    parser.add_argument(
+        '--processes', type=int, default=1, help='processes (GPUs) that will train')
+    parser.add_argument(
+        '--samples', type=int, help="training images, where the data isn't on this machine")
+    parser.add_argument(
+        '--measure', action='store_true', help='time training steps on this machine')
+    parser.add_argument('--out', help='draw the schedule into this file (.png, .svg or .pdf)')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, help='as those of tools/train.py')
+    parser.add_argument(
+        '--traceback', action='store_true', help='show where in the code an error arose')
+    args = parser.parse_args()
+    for name in ('processes', 'samples'):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            parser.error(f'--{name} must be at least 1, but got {value}.')
+    return args
+
+
+def read_plan(args: argparse.Namespace) -> Plan:
+    cfg = Config.fromfile(args.config)
+    dtype = _DTYPES.get(cfg.get('optim_wrapper', {}).get('dtype'))
+    cfg = prepare_config(cfg, argparse.Namespace(
+        config=args.config, work_dir=None, launcher='none', amp=False, no_pin_memory=False,
+        cfg_options=args.cfg_options))
+    return make_plan(cfg, args.processes, args.samples, dtype, args.measure)
+
+
+def name(subnet: Subnet) -> str:
+    return f'{subnet.depth}x{subnet.resolution}'
+
+
+def write(plan: Plan) -> List[str]:
+    """The lines to print."""
+    lines = [
+        f'{plan.model}, {plan.full.depth} slots at up to {plan.full.resolution} px; '
+        f'{plan.epochs} epochs of {plan.steps_per_epoch} steps, {plan.samples} images, '
+        f'{plan.batch_size} an update ({plan.step_batch} a step of a process).']
+    lines += [f'Note: {note}' for note in plan.notes]
+    lines.append('')
+    for stage, candidates in zip(plan.stages, plan.candidates):
+        names = ', '.join(map(name, candidates))
+        lines.append(
+            f'Stage {stage.index + 1}, epochs {stage.begin_epoch + 1} to {stage.end_epoch}: ' +
+            (f'a search of {plan.search_epochs} epoch{"s" if plan.search_epochs > 1 else ""}, that '
+             f'may come to {names}.' if len(candidates) > 1 else f'{names}.'))
+    lines += ['', f'{"depth x px":>10}  {"awake":>8}  {"GFLOPs":>7}  {"of full":>7}  '
+              f'{"memory":>9}' + (f'  {"step":>9}' if plan.seconds else '')]
+    full = plan.subnets[plan.full]
+    for subnet, cost in sorted(plan.subnets.items(), key=lambda item: item[1].flops):
+        share = cost.seconds / full.seconds if plan.seconds else cost.flops / full.flops
+        lines.append(
+            f'{name(subnet):>10}  {cost.parameters / 1e6:>6.2f} M  {cost.flops / 1e9:>7.3g}  '
+            f'{share:>7.1%}  {cost.memory / 2**30:>6.2f} GB' +
+            (f'  {cost.seconds:>8.4f}s' if plan.seconds else ''))
+    by = 'measured steps' if plan.seconds else 'multiply-adds'
+    low, high = plan.speed_up
+    lines += ['', f'Speed-up of training against the full network from the start, by {by}: ' +
+              (f'{low:.2f}' if high - low < 0.005 else
+               f'{low:.2f} to {high:.2f}, as the searches choose ({plan.manual_speed_up:.2f} by '
+               'the manual schedule)') + '.']
+    if plan.seconds:
+        times = [str(timedelta(seconds=round(s))) for s in plan.seconds]
+        lines.append('All steps on this machine: ' + ' to '.join(dict.fromkeys(times)) + '.')
+    return lines
+
+
+def draw(plan: Plan, path: str) -> None:
+    """Draw depth and resolution over the epochs, as bands where choices are open."""
+    import matplotlib
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+    figure, axes = plt.subplots(3, 1, figsize=(8, 6), sharex=True, layout='constrained')
+    ends = [edge for s in plan.stages for edge in (s.begin_epoch, s.end_epoch)]
+    full = plan.subnets[plan.full]
+
+    def cost(subnet: Subnet) -> float:
+        mine = plan.subnets[subnet]
+        return mine.seconds / full.seconds if plan.seconds else mine.flops / full.flops
+
+    for axis, of, label in zip(
+            axes, (lambda s: s.depth, lambda s: s.resolution, lambda s: 100 * cost(s)),
+            ('depth', 'resolution in px', 'cost of a step,\n% of the full network')):
+        values = [sorted(map(of, candidates)) for candidates in plan.candidates]
+        axis.fill_between(ends, [v[0] for v in values for _ in 'be'],
+                          [v[-1] for v in values for _ in 'be'], color='tab:blue', alpha=0.2,
+                          label='open to the search' if plan.search_epochs else None)
+        manual = [of(s.subnet) for s in plan.stages for _ in 'be']
+        axis.plot(ends, manual, color='tab:blue', label='manual schedule')
+        axis.axhline(of(plan.full), color='silver', linewidth=3, zorder=0, label='no growth')
+        axis.set_ylabel(label)
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.3)
+    axes[0].legend(loc='lower right')
+    axes[-1].set_xlabel('epochs')
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        plan = read_plan(args)
+    except Exception as error:  # whatever the config's parts raise is what is to be found here
+        if args.traceback:
+            traceback.print_exc()
+        raise SystemExit(f'{args.config} cannot train as it is. {type(error).__name__}: {error}') \
+            from None
+    print(f'{args.config}: can train.')
+    print('\n'.join(write(plan)))
+    if args.out:
+        try:
+            draw(plan, args.out)
+        except (OSError, ValueError) as error:  # no such folder, or no such format
+            raise SystemExit(f'--out {args.out}: {error}') from None
+        print(f'Picture: {args.out}')
+
+
+if __name__ == '__main__':
+    main()
