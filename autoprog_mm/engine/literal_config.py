@@ -36,8 +36,9 @@ _OPTIONS = {  # what scores depend on
     VOLOHead: ('num_classes', 'in_channels', 'dense_weight'),
 }
 _TRAINING_OPTIONS = {  # of those
-    ElasticDeiT: ('drop_rate', 'drop_path_rate', 'frozen_stages'),
-    ElasticVOLO: ('drop_path_rate', 'pos_drop_rate', 'attn_drop_rate', 'mix_token'),
+    ElasticDeiT: ('drop_rate', 'drop_path_rate', 'frozen_stages', 'channels_last'),
+    ElasticVOLO: ('drop_path_rate', 'pos_drop_rate', 'attn_drop_rate', 'mix_token',
+                  'channels_last'),
     VisionTransformerClsHead: ('loss', 'topk', 'cal_acc'),
     VOLOHead: ('loss', 'topk', 'cal_acc', 'class_target'),
 }
@@ -175,7 +176,9 @@ def _check_type(part: dict, where: str, known: Iterable[str]) -> str:
 
 
 def _check_options(part: dict, where: str, known: Iterable[str]) -> None:
-    unknown = [key for key in part if key not in ('type', 'init_cfg') and key not in known]
+    # By '_scope_' mmengine notes whose config a part comes from; it is not used.
+    unknown = [key for key in part
+               if key not in ('type', 'init_cfg', '_scope_') and key not in known]
     if unknown:
         raise ValueError(f'{where} has options {unknown}, which export does not know; it knows '
                          f'{sorted(known)}.')

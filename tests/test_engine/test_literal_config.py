@@ -179,19 +179,21 @@ def deit(**options):
         head=dict(type='VisionTransformerClsHead', num_classes=3, in_channels=8))
 
 
-def volo():
+def volo(**options):
     arch = dict(
         layers=[2, 2, 1, 1], embed_dims=[4, 8, 8, 8], num_heads=[1, 2, 2, 2], stem_hidden_dim=4)
     return dict(
         type='mmpretrain.ImageClassifier',
-        backbone=dict(type='ElasticVOLO', arch=arch, img_size=16, patch_size=4, mix_token=True),
+        backbone=dict(
+            type='ElasticVOLO', arch=arch, img_size=16, patch_size=4, mix_token=True, **options),
         head=dict(
             type='VOLOHead', num_classes=3, in_channels=8, class_target='token_label',
             loss=dict(type='trap_module.Trap')))
 
 
 def test_builds_both_families():
-    built = build_literal_model(dict(model=deit(drop_path_rate=.5, qkv_bias=False)))
+    config = dict(model=deit(drop_path_rate=.5, channels_last=True, qkv_bias=False))
+    built = build_literal_model(config)
     assert type(built.model.backbone) is ElasticDeiT
     assert type(built.model.head) is VisionTransformerClsHead
     assert not built.model.training
@@ -200,7 +202,8 @@ def test_builds_both_families():
     assert 'drop_path_rate' not in built.backbone and built.backbone['qkv_bias'] is False
     assert built.images == {}
 
-    config = dict(model=volo(), data_preprocessor=dict(mean=[1, 2, 3], std=[4, 5, 6], x=7))
+    config = dict(model=volo(channels_last=True),
+                  data_preprocessor=dict(mean=[1, 2, 3], std=[4, 5, 6], x=7))
     built = build_literal_model(config)
     assert type(built.model.backbone) is ElasticVOLO and type(built.model.head) is VOLOHead
     assert built.images == dict(mean=[1, 2, 3], std=[4, 5, 6])
@@ -259,6 +262,17 @@ def test_what_only_training_needs_is_not_built(trap):
     config['train_cfg'] = dict(augments=[dict(type=EVIL)])
     config['data_preprocessor'] = dict(type=EVIL, mean=[0.], batch_augments=dict(type=EVIL))
     assert build_literal_model(dict(model=config)).images == dict(mean=[0.])
+    assert 'trap_module' not in sys.modules
+
+
+def test_config_based_on_a_package_is_built(trap):
+    cfg = Config.fromstring("_base_ = 'mmpretrain::deit/deit-tiny_4xb256_in1k.py'", '.py')
+    cfg.model.backbone.type = 'ElasticDeiT'
+    config = read_literal_config(cfg.pretty_text)
+    assert config['model']['_scope_'] == 'mmpretrain'  # noted by mmengine
+    for part in (config['model'], config['model']['backbone'], config['model']['head']):
+        part['_scope_'] = 'trap_module'  # and not looked at here
+    assert build_literal_model(config).model.backbone.full_subnet == Subnet(12, 224)
     assert 'trap_module' not in sys.modules
 
 
