@@ -28,14 +28,14 @@ class VOLOFeatures(NamedTuple):
         class_token (Tensor): Of shape (B, C).
         tokens (Tensor): Of shape (B, h, w, C), each at the place and in the
             sample that it belongs to: MixToken is undone.
-        own_share (float): Share of its own image in each class token, 1
+        own_share (float | None): Share of its own image in each class token, 1
             without MixToken. The rest is of the sample at the same place in
-            the flipped batch.
+            the flipped batch. None in a trace, whose outputs are tensors.
     """
 
     class_token: torch.Tensor
     tokens: torch.Tensor
-    own_share: float
+    own_share: Optional[float]
 
 
 @MODELS.register_module()
@@ -248,6 +248,8 @@ class ElasticVOLO(ElasticBackbone, VOLO, BaseModule):
             mixed[:, top:bottom, left:right] = True
             mixed = mixed.to(x.device, non_blocking=True)
         class_token, tokens = self.run_compiled(self._run, x, mixed)
+        if torch.jit.is_tracing():  # as tools do that count FLOPs
+            own_share = None
         return (VOLOFeatures(class_token, tokens, own_share), )
 
     def _run(self, x: torch.Tensor,
