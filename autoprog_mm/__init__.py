@@ -3,7 +3,7 @@
 
 Importing this package registers its parts in mmpretrain's registries, so
 ``custom_imports=dict(imports=['autoprog_mm'])`` makes them usable in any
-mmpretrain config.
+mmpretrain config, its configs under ``autoprog_mm::`` and its models by name.
 """
 # isort: skip_file
 from .compat import define_missing_torchvision_ops
@@ -14,5 +14,8 @@ define_missing_torchvision_ops()
 from .version import __version__  # noqa: E402
 from .growth import Subnet  # noqa: E402
 from . import datasets, engine, models  # noqa: E402, F401
+from .apis import config_path, get_config, register_configs  # noqa: E402
 
-__all__ = ['Subnet', '__version__']
+register_configs()
+
+__all__ = ['Subnet', '__version__', 'config_path', 'get_config']

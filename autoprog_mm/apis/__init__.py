@@ -1,0 +1,4 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+from .configs import config_path, get_config, register_configs
+
+__all__ = ['config_path', 'get_config', 'register_configs']
