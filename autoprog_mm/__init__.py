@@ -14,8 +14,8 @@ define_missing_torchvision_ops()
 from .version import __version__  # noqa: E402
 from .growth import Subnet  # noqa: E402
 from . import datasets, engine, models  # noqa: E402, F401
-from .apis import config_path, get_config, register_configs  # noqa: E402
+from .apis import config_path, get_config, overlay, register_configs  # noqa: E402
 
 register_configs()
 
-__all__ = ['Subnet', '__version__', 'config_path', 'get_config']
+__all__ = ['Subnet', '__version__', 'config_path', 'get_config', 'overlay']
