@@ -15,6 +15,7 @@ from mmengine.registry import RUNNERS  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
 from autoprog_mm.engine.launch import check_datasets, parse_with_common, prepare_config  # noqa: E402
+from autoprog_mm.engine.mistakes import mistakes_in_a_sentence  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:
@@ -70,6 +71,8 @@ def main() -> None:
     args = parse_args()
     if args.out is None and args.out_item is not None:
         raise ValueError('--out-item needs --out, the file to write to.')
+    if '://' not in args.checkpoint and not osp.isfile(args.checkpoint):
+        raise ValueError(f'checkpoint: there is no file {args.checkpoint!r}.')
     cfg = Config.fromfile(args.config)
     merge_test_args(cfg, args)
     cfg = prepare_config(cfg, args)
@@ -83,4 +86,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    with mistakes_in_a_sentence():
+        main()

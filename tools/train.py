@@ -17,6 +17,7 @@ from autoprog_mm.engine.launch import (  # noqa: E402
     parse_with_common,
     prepare_config,
 )
+from autoprog_mm.engine.mistakes import mistakes_in_a_sentence  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:
@@ -53,4 +54,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    with mistakes_in_a_sentence():
+        main()

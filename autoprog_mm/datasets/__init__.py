@@ -1,4 +1,5 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
+from .class_folders import ClassFolders
 from .mnist5k import MNIST5k
 from .seeded import SeededDataset, SeededSampler, seeded_dataloader
 from .transforms import (
@@ -10,7 +11,7 @@ from .transforms import (
 )
 
 __all__ = [
-    'LoadTokenLabel', 'MNIST5k', 'ProgressiveDecodeCrop', 'ProgressiveRandAugment',
-    'ProgressiveRandomErasing', 'ProgressiveRandomResizedCrop', 'SeededDataset', 'SeededSampler',
-    'seeded_dataloader'
+    'ClassFolders', 'LoadTokenLabel', 'MNIST5k', 'ProgressiveDecodeCrop',
+    'ProgressiveRandAugment', 'ProgressiveRandomErasing', 'ProgressiveRandomResizedCrop',
+    'SeededDataset', 'SeededSampler', 'seeded_dataloader'
 ]

@@ -9,7 +9,7 @@ import tempfile
 import warnings
 from datetime import timedelta
 from glob import glob
-from typing import Iterator, Sequence, Tuple
+from typing import Sequence
 
 import torch.distributed
 from mmengine.config import Config, ConfigDict, DictAction
@@ -18,12 +18,25 @@ from mmengine.logging import print_log
 from mmpretrain.datasets import CustomDataset
 from mmpretrain.registry import DATASETS
 
+from .mistakes import SHOW_TRACEBACK
+from .own_data import DATALOADERS, fill_in, leaf_datasets
+
 AMP_TYPES = {
     'OptimWrapper': 'AmpOptimWrapper',
     'MoGrowOptimWrapper': 'AmpMoGrowOptimWrapper',
 }
 _TRIED_BYTES = 4096
-_DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+_FALLING = ('CosineAnnealingLR', 'PolyLR')
+
+
+class _Options(DictAction):
+    """mmengine's action for key=value, which has no words for what isn't."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        for value in values:
+            if '=' not in value:
+                parser.error(f'{option_string} takes key=value, but got {value!r}.')
+        super().__call__(parser, namespace, values, option_string)
 
 
 def parse_with_common(parser: argparse.ArgumentParser) -> argparse.Namespace:
@@ -38,7 +51,7 @@ def parse_with_common(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=_Options,
         help='override settings of the config, such as train_cfg.max_epochs=10 or '
         'custom_hooks.0.search.epochs=1; lists as key="[a,b]" or key=a,b')
     parser.add_argument('--amp', action='store_true', help='enable automatic mixed precision')
@@ -53,6 +66,9 @@ def parse_with_common(parser: argparse.ArgumentParser) -> argparse.Namespace:
         help='job launcher')
     # torch.distributed.launch passes this.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    parser.epilog = (
+        f'A mistake in config or data is told in a sentence; with {SHOW_TRACEBACK}=1 in the '
+        'environment, with its stack trace.')
     args = parser.parse_args()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args
@@ -90,7 +106,7 @@ def prepare_config(cfg: Config, args: argparse.Namespace) -> Config:
         cfg.resume = True
         cfg.load_from = None if resume == 'auto' else resume
 
-    for name in _DATALOADERS:
+    for name in DATALOADERS:
         if cfg.get(name) is None:
             continue
         defaults = dict(pin_memory=True, collate_fn=dict(type='default_collate'))
@@ -110,9 +126,16 @@ def prepare_config(cfg: Config, args: argparse.Namespace) -> Config:
                     'added; check its spelling.',
                     stacklevel=2)
         cfg.merge_from_dict(args.cfg_options)
-        for name in _DATALOADERS:  # which may now have no workers
+        for name in DATALOADERS:  # which may now have no workers
             if cfg.get(name) is not None and cfg[name].get('num_workers', 0) == 0:
                 cfg[name].persistent_workers = False
+
+    checkpoint = getattr(args, 'checkpoint', None)
+    found = fill_in(cfg, args.cfg_options or {}, _num_processes(args.launcher), checkpoint)
+    if found and os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
+        print(found, flush=True)
+    if checkpoint is None:
+        _warn_of_schedule(cfg)
 
     if args.amp and not hasattr(args, 'checkpoint'):
         _enable_amp(cfg)
@@ -120,6 +143,26 @@ def prepare_config(cfg: Config, args: argparse.Namespace) -> Config:
     if device in ('cpu', 'mps'):  # where mmengine has no mixed precision
         _fall_back(cfg, device)
     return cfg
+
+
+def _num_processes(launcher: str) -> int:
+    """How many processes train, as the launcher says, before they know each other."""
+    name = dict(pytorch='WORLD_SIZE', slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE')
+    return int(os.environ.get(name.get(launcher, ''), 1))
+
+
+def _warn_of_schedule(cfg: Config) -> None:
+    """Warn of a learning rate that falls for other epochs than there are."""
+    max_epochs = (cfg.get('train_cfg') or {}).get('max_epochs')
+    schedulers = cfg.get('param_scheduler')
+    for i, scheduler in enumerate(schedulers if isinstance(schedulers, list) else []):
+        end = scheduler.get('end')
+        if max_epochs is not None and end not in (None, max_epochs) and \
+                scheduler.get('by_epoch', True) and scheduler.get('type') in _FALLING:
+            print_log(
+                f'train_cfg.max_epochs is {max_epochs}, but the learning rate falls until epoch '
+                f'{end}. Set param_scheduler.{i}.end={max_epochs}, too, if that is not meant.',
+                'current', logging.WARNING)
 
 
 def _enable_amp(cfg: Config) -> None:
@@ -157,7 +200,7 @@ def _fall_back(cfg: Config, device: str) -> None:
         cfg.sync_bn = None
         if cfg.launcher != 'none':
             warn('BatchNorm is not synchronised')
-    for name in _DATALOADERS:
+    for name in DATALOADERS:
         if cfg.get(name) is not None:
             cfg[name].pin_memory = False
     if device == 'cpu' and cfg.launcher == 'mpi':
@@ -224,18 +267,8 @@ def check_datasets(cfg: Config, dataloaders: Sequence[str]) -> None:
     """
     for name in dataloaders:
         if cfg.get(name) is not None:
-            for key, dataset in _leaf_datasets(f'{name}.dataset', cfg[name].dataset):
+            for key, dataset in leaf_datasets(f'{name}.dataset', cfg[name].dataset):
                 _check_folder(key, dataset)
-
-
-def _leaf_datasets(key: str, dataset: dict) -> Iterator[Tuple[str, dict]]:
-    if isinstance(dataset.get('datasets'), (list, tuple)):
-        for i, part in enumerate(dataset['datasets']):
-            yield from _leaf_datasets(f'{key}.datasets.{i}', part)
-    elif isinstance(dataset.get('dataset'), dict):
-        yield from _leaf_datasets(f'{key}.dataset', dataset['dataset'])
-    else:
-        yield key, dataset
 
 
 def _check_folder(key: str, dataset: dict) -> None:
