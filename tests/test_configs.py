@@ -25,6 +25,8 @@ FIRST = {
     'autoprog/deit-s_0.4_in1k.py': (Subnet(12, 224), [0, 25, 50, 75]),
     'autoprog/deit-s_300e_in1k.py': (Subnet(12, 224), [0, 75, 150, 225]),
     'autoprog/deit-s_in1k.py': (Subnet(12, 224), [0, 25, 50, 75]),
+    # Short sides of the fixture's images are 48 pixels in the middle.
+    'autoprog/deit-t_custom.py': (Subnet(12, 32), [0, 25, 50, 75]),
     'autoprog/deit-t_in1k.py': (Subnet(12, 224), [0, 25, 50, 75]),
     'autoprog/volo-d1_0.4_in1k.py': (Subnet(18, 224), [0, 25, 50, 75]),
     'autoprog/volo-d1_in1k.py': (Subnet(18, 224), [0, 25, 50, 75]),
@@ -33,10 +35,12 @@ FIRST = {
     'autoprog/volo-micro_mnist5k.py': (Subnet(6, 48), [0, 10, 20]),
     'baseline/deit-micro_baseline_mnist5k.py': (Subnet(6, 32), [0]),
     'baseline/deit-s_baseline_in1k.py': (Subnet(12, 224), [0]),
+    'baseline/deit-t_baseline_custom.py': (Subnet(12, 32), [0]),
     'baseline/volo-d1_baseline_in1k.py': (Subnet(18, 224), [0]),
     'baseline/volo-micro_baseline_mnist5k.py': (Subnet(6, 48), [0]),
     'prog/deit-micro_prog_mnist5k.py': (Subnet(3, 16), [0, 8, 16]),
     'prog/deit-s_prog_in1k.py': (Subnet(6, 128), [0, 25, 50, 75]),
+    'prog/deit-t_prog_custom.py': (Subnet(6, 16), [0, 25, 50, 75]),
     'prog/volo-d1_prog_in1k.py': (Subnet(9, 128), [0, 25, 50, 75]),
 }
 
@@ -63,6 +67,8 @@ def test_config_trains(config, jpeg_root, tmp_path):
     }
     if 'in1k' in config:
         options['train_dataloader.dataset.data_root'] = str(jpeg_root)
+    if 'custom' in config:
+        options['data_root'] = str(jpeg_root)
     if cfg.custom_hooks[0].get('search'):
         options['custom_hooks.0.search.eval_batches'] = 1
     if 'tokenlabel' in config:
@@ -123,6 +129,8 @@ def test_compared_configs_differ_in_growth_only():
                    'baseline/deit-s_baseline_in1k.py'),
                   ('autoprog/deit-micro_mnist5k.py', 'prog/deit-micro_prog_mnist5k.py',
                    'baseline/deit-micro_baseline_mnist5k.py'),
+                  ('autoprog/deit-t_custom.py', 'prog/deit-t_prog_custom.py',
+                   'baseline/deit-t_baseline_custom.py'),
                   ('autoprog/volo-d1_in1k.py', 'prog/volo-d1_prog_in1k.py',
                    'baseline/volo-d1_baseline_in1k.py'),
                   ('autoprog/volo-micro_mnist5k.py',

@@ -14,7 +14,12 @@ from mmengine.evaluator import DumpResults  # noqa: E402
 from mmengine.registry import RUNNERS  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
-from autoprog_mm.engine.launch import check_datasets, parse_with_common, prepare_config  # noqa: E402
+from autoprog_mm.engine.launch import (  # noqa: E402
+    check_datasets,
+    parse_with_common,
+    prepare_config,
+    read_config,
+)
 from autoprog_mm.engine.mistakes import mistakes_in_a_sentence  # noqa: E402
 
 
@@ -73,7 +78,7 @@ def main() -> None:
         raise ValueError('--out-item needs --out, the file to write to.')
     if '://' not in args.checkpoint and not osp.isfile(args.checkpoint):
         raise ValueError(f'checkpoint: there is no file {args.checkpoint!r}.')
-    cfg = Config.fromfile(args.config)
+    cfg = read_config(args.config)
     merge_test_args(cfg, args)
     cfg = prepare_config(cfg, args)
     check_datasets(cfg, ('test_dataloader', ))

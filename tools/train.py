@@ -7,7 +7,6 @@ import sys
 # Works from a checkout that is not installed, too.
 sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..'))
 
-from mmengine.config import Config  # noqa: E402
 from mmengine.registry import RUNNERS  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
@@ -16,6 +15,7 @@ from autoprog_mm.engine.launch import (  # noqa: E402
     check_work_dir,
     parse_with_common,
     prepare_config,
+    read_config,
 )
 from autoprog_mm.engine.mistakes import mistakes_in_a_sentence  # noqa: E402
 
@@ -46,7 +46,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    cfg = prepare_config(Config.fromfile(args.config), args)
+    cfg = prepare_config(read_config(args.config), args)
     check_work_dir(cfg.work_dir)
     check_datasets(cfg, ('train_dataloader', 'val_dataloader'))
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)

@@ -13,6 +13,7 @@ from typing import Sequence
 
 import torch.distributed
 from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config.utils import ConfigParsingError
 from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmpretrain.datasets import CustomDataset
@@ -72,6 +73,26 @@ def parse_with_common(parser: argparse.ArgumentParser) -> argparse.Namespace:
     args = parser.parse_args()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args
+
+
+def read_config(path: str) -> Config:
+    """Read a config file.
+
+    Args:
+        path (str): The file.
+
+    Returns:
+        Config: The config.
+
+    Raises:
+        ValueError: If it, or one of its bases, is missing or can't be parsed.
+    """
+    if not osp.isfile(path):
+        raise ValueError(f'config: there is no file {path!r}.')
+    try:
+        return Config.fromfile(path)
+    except (OSError, SyntaxError, ConfigParsingError) as error:
+        raise ValueError(f'config: {path!r} cannot be read: {error}') from error
 
 
 def prepare_config(cfg: Config, args: argparse.Namespace) -> Config:

@@ -14,13 +14,12 @@ _STATUS = 2  # as of argparse
 _REFUSALS = {
     '__main__': (ValueError, ),
     'autoprog_mm': (ValueError, ),
-    'mmengine.config': (ValueError, TypeError, KeyError, OSError, SyntaxError, RuntimeError),
+    'mmengine.config': (ValueError, TypeError, KeyError),
     'mmengine.registry': (KeyError, TypeError),
     'mmengine.runner': (ValueError, FileNotFoundError),
-    'mmengine.utils.path': (FileNotFoundError, ),
 }
 _BUILD = 'build_from_cfg'
-_WRONG_ARGUMENTS = re.compile(r'\(\) (got an unexpected keyword argument|missing \d+ required)')
+_WRONG_ARGUMENTS = re.compile(r'__init__\(\) (got an unexpected keyword argument|missing \d+ required)')
 
 
 @contextmanager

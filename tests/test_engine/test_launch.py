@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmpretrain.datasets import CustomDataset
 
 import autoprog_mm.engine.launch as launch
-from autoprog_mm.engine.launch import check_datasets, check_work_dir, prepare_config
+from autoprog_mm.engine.launch import check_datasets, check_work_dir, prepare_config, read_config
 
 TRAIN_ARGS = dict(
     config='configs/prog/deit-s_prog_in1k.py', work_dir=None, resume=None, amp=False,
@@ -403,3 +403,34 @@ class TestCheckWorkDir:
                 check_work_dir(str(tmp_path))
         finally:
             subprocess.run(['umount', '-l', str(tmp_path)], check=True)
+
+
+@pytest.mark.usefixtures('device')
+class TestSchedule:
+
+    @pytest.mark.parametrize('kind, end, warned', [
+        ('CosineAnnealingLR', 3, False), ('CosineAnnealingLR', 100, True), ('PolyLR', 2, True),
+        ('LinearLR', 1, False)])
+    def test_learning_rate_of_other_epochs_warns(self, log, kind, end, warned):
+        schedulers = [dict(type='LinearLR', end=1), dict(type=kind, begin=1, end=end)]
+        prepare(make_config(param_scheduler=schedulers))
+        assert len(log) == warned
+        if warned:
+            assert f'falls until epoch {end}. Set param_scheduler.1.end=3' in log[0]
+
+    def test_steps_are_not_epochs(self, log):
+        prepare(make_config(param_scheduler=[dict(type='PolyLR', end=1000, by_epoch=False)]))
+        prepare(make_config(param_scheduler=dict(type='PolyLR', end=3)))
+        prepare(make_config(param_scheduler=None))
+        assert log == []
+
+
+@pytest.mark.parametrize('text, reason', [
+    ("_base_ = './gone.py'", r'No such file .*gone\.py'), ('a = 1\nb = (', 'never closed.*line 2')])
+def test_config_that_cannot_be_read(tmp_path, text, reason):
+    path = tmp_path / 'mine.py'
+    with pytest.raises(ValueError, match="^config: there is no file '.*mine.py'"):
+        read_config(str(path))
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"^config: '.*mine.py' cannot be read: .*{reason}"):
+        read_config(str(path))
