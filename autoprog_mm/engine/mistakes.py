@@ -19,7 +19,8 @@ _REFUSALS = {
     'mmengine.runner': (ValueError, FileNotFoundError),
 }
 _BUILD = 'build_from_cfg'
-_WRONG_ARGUMENTS = re.compile(r'__init__\(\) (got an unexpected keyword argument|missing \d+ required)')
+_WRONG_ARGUMENTS = re.compile(
+    r'__init__\(\) (got an unexpected keyword argument|missing \d+ required)')
 
 
 @contextmanager
