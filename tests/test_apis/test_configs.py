@@ -15,9 +15,11 @@ from modelindex.load_model_index import load
 import autoprog_mm
 
 ROOT = Path(__file__).parents[2]
+# Without those for a user's own images, whose network follows these: it is no
+# model that has a size.
 CONFIGS = {
     path.stem: path for path in ROOT.joinpath('configs').rglob('*.py')
-    if '_base_' not in path.parts}
+    if '_base_' not in path.parts and not path.stem.endswith('_custom')}
 FOLDERS = ('autoprog', 'prog', 'baseline')
 # Parameters (of DeiT those in mmpretrain's metafile) and multiply-adds by what
 # names begin with; all configs of a family have the same network.
