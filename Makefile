@@ -21,4 +21,4 @@ $(VENV)/.installed: requirements.txt requirements/demo.txt requirements/tests.tx
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) autoprog_mm/.mim build *.egg-info

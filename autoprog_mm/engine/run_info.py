@@ -18,7 +18,7 @@ def describe_run(runner) -> dict:
         runner (Runner): One that is about to train.
 
     Returns:
-        dict: ``config`` (its name), ``seed``, ``epochs``, ``batch_size`` (of
+        dict: ``config`` (the file's name, None without one), ``seed``, ``epochs``, ``batch_size`` (of
         an update, over processes and accumulation), ``steps_per_epoch``,
         ``processes``, ``device``, ``samples``, ``dataset`` (its config without
         pipelines) and ``versions``.
@@ -29,7 +29,7 @@ def describe_run(runner) -> dict:
     dataset = runner.cfg.get('train_dataloader', {}).get('dataset')
     cuda = torch.cuda.is_available()
     return dict(
-        config=osp.splitext(osp.basename(filename))[0] if filename else runner.experiment_name,
+        config=osp.splitext(osp.basename(filename))[0] if filename else None,
         seed=runner.seed,
         epochs=runner.max_epochs,
         batch_size=batch_size * get_world_size() * runner.optim_wrapper._accumulative_counts,
