@@ -82,8 +82,8 @@ def commands(page):
     return found
 
 
-class Parser(Exception):
-    pass
+class ParserError(Exception):
+    """Brings the parser of a tool."""
 
 
 _parsers = {}
@@ -94,13 +94,13 @@ def parser_of(tool):
     if tool not in _parsers:
 
         def caught(self, *_):
-            raise Parser(self)
+            raise ParserError(self)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(argparse.ArgumentParser, 'parse_args', caught)
             patch.setattr(sys, 'path', [str((ROOT / tool).parent), *sys.path])
             module = load_tool(ROOT / tool)
-            with pytest.raises(Parser) as error:
+            with pytest.raises(ParserError) as error:
                 getattr(module, 'parse_args', module.main)()
         _parsers[tool] = error.value.args[0]
     return _parsers[tool]
