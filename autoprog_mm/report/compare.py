@@ -1,0 +1,107 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+"""Which runs may be compared, and by how much they differ."""
+from dataclasses import asdict
+from typing import Any, Dict, List, Optional
+
+from .run import ReportError, Run
+
+# What must be the same, by the names that sentences give them.
+_SAME = {'epochs': 'epochs', 'batch_size': 'batch size', 'seed': 'seed'}
+
+
+def check_comparable(run: Run, baseline: Run) -> None:
+    """Raise an error unless data, epochs, batch size and seed are the same.
+
+    Args:
+        run (Run): A run.
+        baseline (Run): What it is compared with.
+
+    Raises:
+        ReportError: Names each difference, with both values.
+    """
+    for one in (run, baseline):
+        if one.settings is None:
+            raise ReportError(
+                f'The record in {one.work_dir!r} is of an older version, which did not write down '
+                'data, epochs, batch and seed, so it cannot be compared: train it again, or leave '
+                'out --baseline.')
+    found = [f'the data ({"; ".join(differing)})'] if (differing := _data(run, baseline)) else []
+    found += [
+        f'the {name} ({_both(run.settings[key], baseline.settings[key])})'
+        for key, name in _SAME.items() if run.settings[key] != baseline.settings[key]
+    ]
+    if found:
+        raise ReportError(
+            f'{run.work_dir!r} cannot be compared with the baseline {baseline.work_dir!r}, for '
+            f'they differ in {_listed(found)}.')
+
+
+def _data(run: Run, baseline: Run) -> List[str]:
+    here, there = (flat(dict(one.settings['dataset'], samples=one.settings['samples']))
+                   for one in (run, baseline))
+    return [
+        f'{key}: {_both(here.get(key, "not set"), there.get(key, "not set"))}'
+        for key in {**here, **there} if here.get(key, _MISSING) != there.get(key, _MISSING)
+    ]
+
+
+_MISSING = object()
+
+
+def other_differences(run: Run, baseline: Run) -> List[str]:
+    """What else sets two runs apart, besides their schedule, and may explain a figure.
+
+    Args:
+        run (Run): A run.
+        baseline (Run): What it is compared with.
+
+    Returns:
+        list[str]: Such as ``'device (a and b)'``.
+    """
+    here, there = (
+        dict(network=f'{one.model} {one.full.depth}×{one.full.resolution}',
+             **{key: one.settings.get(key) for key in ('device', 'processes')},
+             **{f'version of {name}': version
+                for name, version in one.settings.get('versions', {}).items()})
+        for one in (run, baseline))
+    return [f'{key} ({_both(here.get(key), there.get(key))})'
+            for key in {**here, **there} if here.get(key) != there.get(key)]
+
+
+def speed_up(run: Run, baseline: Optional[Run]) -> Optional[float]:
+    """By what the baseline's training seconds are more, once both have finished."""
+    if baseline is None or not (run.finished and baseline.finished) or run.train_seconds <= 0:
+        return None
+    return baseline.train_seconds / run.train_seconds
+
+
+def gain(run: Run, baseline: Optional[Run]) -> Optional[float]:
+    """Points of top-1 above the baseline's, by final weights, once both have finished."""
+    if baseline is None or not (run.finished and baseline.finished):
+        return None
+    return None if None in (run.top1, baseline.top1) else run.top1 - baseline.top1
+
+
+def all_settings(run: Run) -> Dict[str, Any]:
+    """What was run, one value a name."""
+    settings = {'backbone': run.model, 'full network': asdict(run.full)}
+    return flat({**settings, **(run.settings or {})})
+
+
+def flat(tree: Dict[str, Any], prefix: str = '') -> Dict[str, Any]:
+    """A tree of dicts as one dict, names joined by dots."""
+    leaves: Dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            leaves.update(flat(value, f'{prefix}{key}.'))
+        else:
+            leaves[f'{prefix}{key}'] = value
+    return leaves
+
+
+def _both(here: Any, there: Any) -> str:
+    return f'{here} and {there}'
+
+
+def _listed(parts: List[str]) -> str:
+    return parts[0] if len(parts) == 1 else f'{", ".join(parts[:-1])} and {parts[-1]}'

@@ -1,0 +1,52 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+"""Numbers as a person reads them."""
+from typing import Optional, Sequence, Tuple
+
+from ..growth.subnet import Subnet
+
+NONE = '–'
+# Seconds from which on hours and minutes are easier to read.
+LONG = 600.
+
+
+def of_subnet(subnet: Optional[Subnet]) -> str:
+    """Depth × resolution."""
+    return NONE if subnet is None else f'{subnet.depth}×{subnet.resolution}'
+
+
+def of_number(value: Optional[float], digits: int = 4) -> str:
+    """With so many digits after the point."""
+    return NONE if value is None else f'{value:,.{digits}f}'.replace('-', '−')
+
+
+def of_difference(value: Optional[float], digits: int = 2) -> str:
+    """With its sign."""
+    return NONE if value is None else f'{value:+,.{digits}f}'.replace('-', '−')
+
+
+def of_percent(value: Optional[float]) -> str:
+    """A value that is percent already."""
+    return NONE if value is None else f'{value:.2f} %'
+
+
+def of_seconds(seconds: float) -> str:
+    """Seconds; of long times hours and minutes."""
+    if seconds < LONG:
+        return f'{seconds:.1f} s'
+    minutes = round(seconds / 60)
+    return f'{minutes} min' if minutes < 120 else f'{minutes // 60:,} h {minutes % 60} min'
+
+
+def time_unit(longest: float) -> Tuple[float, str]:
+    """Seconds of a unit that suits an axis, and its name."""
+    for seconds, name in ((3600., 'h'), (60., 'min')):
+        if longest >= 10 * seconds:
+            return seconds, name
+    return 1., 's'
+
+
+def cost_unit(costs: Sequence[float], by_time: bool) -> Tuple[float, str]:
+    """Likewise for a search's costs: seconds, or multiply-adds."""
+    if by_time:
+        return (1., 's') if max(costs) >= 10 else (1e-3, 'ms')
+    return (1e9, 'GFLOPs') if max(costs) >= 1e9 else (1e6, 'MFLOPs')

@@ -1,0 +1,61 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+"""Make a report of a run, finished or not: one HTML file that needs nothing else.
+
+It shows the schedule, loss and accuracy over training time, each search with
+its choice, and where the seconds went. Nothing of the run is executed.
+"""
+import argparse
+import os.path as osp
+import sys
+
+# Works from a checkout that is not installed, too.
+sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..'))
+
+import autoprog_mm  # noqa: E402, F401  isort: skip  (before anything that imports torchvision)
+
+from autoprog_mm.report import (  # noqa: E402
+    ReportError,
+    build_page,
+    check_comparable,
+    read_run,
+)
+from autoprog_mm.utils import write_atomically  # noqa: E402
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('work_dir', metavar='WORK_DIR', help='work directory of the run')
+    parser.add_argument(
+        '--baseline',
+        metavar='WORK_DIR',
+        help='work directory of a run to compare with, of the same data, epochs, batch and seed')
+    parser.add_argument(
+        '--out', metavar='FILE', help='the file to write; by default WORK_DIR/report.html')
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = parse_args()
+    out = osp.join(args.work_dir, 'report.html') if args.out is None else args.out
+    try:
+        run = read_run(args.work_dir)
+        baseline = None if args.baseline is None else read_run(args.baseline)
+        if baseline is not None:
+            check_comparable(run, baseline)
+    except ReportError as error:
+        print(error, file=sys.stderr)
+        return 2
+    page = build_page(run, baseline)
+    try:
+        write_atomically(out, page)
+    except OSError as error:
+        print(f'--out: {out!r} cannot be written ({error.strerror}): give another file.',
+              file=sys.stderr)
+        return 2
+    print(f'Wrote {out}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
