@@ -1,10 +1,11 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """Which runs may be compared, and by how much they differ."""
-from dataclasses import asdict
 from typing import Any, Dict, List, Optional
 
 from .run import ReportError, Run
+from .texts import of_subnet
 
+_MISSING = object()
 # What must be the same, by the names that sentences give them.
 _SAME = {'epochs': 'epochs', 'batch_size': 'batch size', 'seed': 'seed'}
 
@@ -45,9 +46,6 @@ def _data(run: Run, baseline: Run) -> List[str]:
     ]
 
 
-_MISSING = object()
-
-
 def other_differences(run: Run, baseline: Run) -> List[str]:
     """What else sets two runs apart, besides their schedule, and may explain a figure.
 
@@ -59,7 +57,7 @@ def other_differences(run: Run, baseline: Run) -> List[str]:
         list[str]: Such as ``'device (a and b)'``.
     """
     here, there = (
-        dict(network=f'{one.model} {one.full.depth}×{one.full.resolution}',
+        dict(network=f'{one.model} {of_subnet(one.full)}',
              **{key: one.settings.get(key) for key in ('device', 'processes')},
              **{f'version of {name}': version
                 for name, version in one.settings.get('versions', {}).items()})
@@ -84,7 +82,7 @@ def gain(run: Run, baseline: Optional[Run]) -> Optional[float]:
 
 def all_settings(run: Run) -> Dict[str, Any]:
     """What was run, one value a name."""
-    settings = {'backbone': run.model, 'full network': asdict(run.full)}
+    settings = {'backbone': run.model, 'full network': of_subnet(run.full)}
     return flat({**settings, **(run.settings or {})})
 
 

@@ -41,6 +41,8 @@ p {{ margin: .4rem 0; max-width: 46rem; }}
 .wide svg {{ display: block; width: 100%; min-width: 38rem; height: auto; }}
 .search {{ display: grid; grid-template-columns: minmax(0, 5fr) minmax(0, 6fr); gap: 1.2rem; }}
 .search svg {{ min-width: 20rem; }}
+.search table {{ font-size: .85rem; }}
+.search th, .search td {{ padding-right: .45rem; }}
 @media (max-width: 52rem) {{ .search {{ grid-template-columns: minmax(0, 1fr); gap: 0; }} }}
 sup {{ line-height: 0; }}
 svg text {{ font-family: inherit !important; }}
@@ -50,9 +52,10 @@ th {{ color: var(--soft); font-weight: 500; border-bottom: 1px solid var(--line)
 td {{ border-bottom: 1px solid var(--line); font-variant-numeric: tabular-nums; }}
 td + td, th + th {{ padding-left: .3rem; }}
 .numbers td + td, .numbers th + th {{ text-align: right; white-space: nowrap; }}
-.marked td {{ white-space: nowrap; font-weight: 600; color: var(--choice); }}
+.marked td {{ font-weight: 600; color: var(--choice); }}
 .total td {{ font-weight: 600; }}
 .settings td {{ overflow-wrap: anywhere; }}
+.settings td:first-child, .search td {{ white-space: nowrap; }}
 @media print {{ body {{ padding: 0; }} section {{ break-inside: avoid; }} }}
 '''
 # The browser itself refuses whatever would be loaded.
@@ -110,8 +113,8 @@ def _headline(run: Run, baseline: Optional[Run]) -> str:
 def _state(run: Run) -> str:
     if run.finished:
         return 'Finished' + (f', {run.epochs} epochs' if run.epochs else '')
-    return f'Not finished: {run.epochs_done} epochs are done' + (
-        f' of {run.epochs}' if run.epochs else '')
+    return f'Not finished: {run.epochs_done} ' + (
+        f'of {run.epochs} epochs are in the log' if run.epochs else 'epochs are in the log')
 
 
 def _figures(run: Run, baseline: Optional[Run]) -> List[Sequence[str]]:
@@ -134,10 +137,9 @@ def _figures(run: Run, baseline: Optional[Run]) -> List[Sequence[str]]:
          waiting if speed_up is None else
          f'the baseline took {texts.of_number(baseline.train_seconds, 1)} s'))
     figures.append(
-        ('Top-1 against the baseline',
-         texts.NONE if gain is None else f'{texts.of_difference(gain)} points',
+        ('Top-1 against the baseline', texts.of_difference(gain),
          waiting if gain is None else
-         f'the baseline has {texts.of_percent(baseline.top1)}; same seed'))
+         f'points: the baseline has {texts.of_percent(baseline.top1)}, with the same seed'))
     return figures
 
 
@@ -177,28 +179,32 @@ def _curves(run: Run, baseline: Optional[Run]) -> str:
     says = ['Over training time, not over epochs. Top-1 is of the weights at that time, and dotted '
             'lines show where a stage begins. During a search the loss is of whichever candidate '
             'a step has drawn.']
-    for one, name in ((run, 'this run'), (baseline, 'the baseline')):
-        if one is None:
-            continue
-        if one.losses_placed == 'interpolated':
-            says.append(f'The times of the losses of {name} are interpolated between validations, '
-                        'for its log does not have them.')
-        elif one.losses_placed == 'unknown':
-            says.append(f'The losses of {name} are left out: neither their times nor those of '
-                        'validations are in its log.')
-        if len(one.losses) > pictures.MAX_POINTS:
-            says.append(f'Each point of the loss of {name} is the mean of about '
-                        f'{len(one.losses) / pictures.MAX_POINTS:.0f} logged ones.')
-        if any(loss is None for _, loss in one.losses):
-            says.append(f'Gaps in the loss of {name}: it was not finite.')
+    for kind, sentence in _ABOUT_LOSSES:
+        names = [name for one, name in ((run, 'this run'), (baseline, 'the baseline'))
+                 if one is not None and kind(one)]
+        if names:
+            says.append(sentence.format(' and '.join(names)))
     return _section('Loss and accuracy', f'<p class="soft">{escape(" ".join(says))}</p>',
                     _picture(pictures.draw_curves(run, baseline)))
+
+
+_ABOUT_LOSSES = (
+    (lambda run: run.losses_placed == 'interpolated',
+     'The times of the losses of {} are interpolated between validations, for the log does not '
+     'have them.'),
+    (lambda run: run.losses_placed == 'unknown',
+     'The losses of {} are left out, for the log does not say when they were.'),
+    (lambda run: len(run.losses) > pictures.MAX_POINTS,
+     'Neighbouring losses of {} are averaged.'),
+    (lambda run: any(loss is None for _, loss in run.losses),
+     'Gaps in the loss of {} are where it was not finite.'),
+)
 
 
 def _searches(run: Run) -> str:
     searches = [(stage.number, stage.search) for stage in run.stages if stage.search is not None]
     if not searches:
-        return _section('Searches', '<p>There are no searches in the record.</p>')
+        return _section('Searches', '<p>The record has no search that has decided.</p>')
     parts = ['<p class="soft">A search trains all candidates as one network, then takes the one '
              'whose loss is furthest below the trend of loss L over cost T.</p>']
     for number, search in searches:
@@ -215,13 +221,13 @@ def _trend(search: Search) -> str:
         return f'After {epochs}.'
     unit, name = texts.cost_unit([search.cost(c) for c in search.drawable], search.by_time)
     if search.w == 0:
-        return (f'After {epochs}: L = {search.scale:.4g}, at any cost, for the loss does not fall '
-                'with cost here. So the least loss wins.' if search.fitted else
-                f'After {epochs}. These are too few candidates for a trend, so the least loss wins.')
+        return f'After {epochs}: the least loss wins, for ' + (
+            f'it does not fall with cost here (L = {search.scale:.4g}).'
+            if search.fitted else 'there are too few candidates for a trend.')
     text = (f'After {epochs}: L = {search.trend(unit):.4g} · T<sup>−{search.w:.4g}</sup>, with T '
             f'in {name}.')
     if not search.fitted:
-        text += ' These are too few candidates for a fit: the exponent is that of an earlier search.'
+        text += ' The exponent is of an earlier search: here are too few candidates for a fit.'
     return text
 
 
@@ -238,8 +244,8 @@ def _candidates(search: Search) -> str:
         row = [texts.of_subnet(c.subnet) + (' (choice)' if c.chosen else ''),
                'not finite' if c.loss is None else texts.of_number(c.loss),
                texts.NONE if off is None else f'{texts.of_difference(off)} %',
-               texts.NONE if c.score is None else f'{c.score:.4g}', f'{c.flops / unit:,.3g}']
-        rows.append(row + ([f'{c.time / time_unit:,.3g}'] if search.by_time else []))
+               texts.NONE if c.score is None else f'{c.score:.4g}', texts.of_amount(c.flops / unit)]
+        rows.append(row + ([texts.of_amount(c.time / time_unit)] if search.by_time else []))
     marks = ['marked' if c.chosen else '' for c in search.candidates]
     return _table(heads, rows, 'numbers', marks)
 
@@ -274,7 +280,7 @@ def _accounts(run: Run, baseline: Optional[Run]) -> str:
 def _growths(run: Run) -> str:
     growths = [(stage, stage.growth) for stage in run.stages if stage.growth is not None]
     if not growths:
-        return _section('Growths', '<p>There are no growths in the record.</p>')
+        return _section('Growths', '<p>The record has no growth.</p>')
     rows = []
     for stage, growth in growths:
         both = None not in (growth.loss_before, growth.loss_after)

@@ -29,6 +29,8 @@ ACCOUNT_NAMES = {
 _WIDTH = 9.6
 # Logged losses are many and noisy: more points than these are averaged.
 MAX_POINTS = 400
+# So few are marked, for a line may not be seen.
+_MARKED_POINTS = 60
 _STYLE = {
     # Text stays text, in the page's font. Room is made for this one, which is wide.
     'svg.fonttype': 'none',
@@ -48,6 +50,8 @@ _STYLE = {
     'lines.solid_capstyle': 'round',
     'xtick.major.size': 0,
     'ytick.major.size': 0,
+    'xtick.major.pad': 6,
+    'ytick.major.pad': 6,
     'figure.facecolor': 'none',
     'axes.facecolor': 'none',
     'savefig.facecolor': 'none',
@@ -58,6 +62,8 @@ _STYLE = {
     'xtick.color': STAND_IN['soft'],
     'ytick.color': STAND_IN['soft'],
 }
+
+_Losses = List[Tuple[float, Optional[float]]]
 
 
 def _styled(draw: Callable[..., str]) -> Callable[..., str]:
@@ -110,18 +116,24 @@ def draw_curves(run: Run, baseline: Optional[Run]) -> str:
     axes[0].set_title('Training loss')
     axes[1].set_title('Top-1 in %')
     for one, kind in _runs(run, baseline):
-        look = dict(color=STAND_IN[kind], label=_label(kind),
-                    linewidth=3 if kind == 'baseline' else 1.8)
-        axes[0].plot(*_averaged(one.losses, unit), **look)
-        if one.validations:
-            seconds, top1 = zip(*((v.seconds / unit, v.top1) for v in one.validations))
-            axes[1].plot(seconds, _with_gaps(top1), marker='o', markersize=3.5, **look)
+        validations = [(v.seconds, v.top1) for v in one.validations]
+        for axis, pairs in zip(axes, (_averaged(one.losses), validations)):
+            if pairs:
+                seconds, values = (_with_gaps(column) for column in zip(*pairs))
+                axis.plot(seconds / unit, values, color=STAND_IN[kind], label=_label(kind),
+                          linewidth=3 if kind == 'baseline' else 1.8, markersize=3.5,
+                          marker='o' if len(pairs) <= _MARKED_POINTS else None)
     for axis in axes:
+        if not np.isfinite([y for line in axis.lines for y in line.get_ydata()]).any():
+            axis.text(0.5, 0.5, 'none in the log', transform=axis.transAxes, ha='center',
+                      color=STAND_IN['soft'])
+            axis.set_yticks([])
+            continue
         for stage in run.stages[1:]:
             axis.axvline(stage.begin_seconds / unit, color=STAND_IN['soft'], linewidth=0.8,
                          linestyle=(0, (2, 3)), zorder=0.5)
     axes[1].set_ylim(bottom=0)
-    _legend(figure, axes[1])
+    _legend(figure, max(axes, key=lambda axis: len(axis.get_legend_handles_labels()[0])))
     return _svg(figure, 'curves', f'Training loss and top-1 over training time in {name}')
 
 
@@ -242,16 +254,12 @@ def _with_gaps(values: Sequence[Optional[float]]) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values], dtype=float)
 
 
-def _averaged(losses: Sequence[Tuple[float, Optional[float]]],
-              unit: float) -> Tuple[np.ndarray, np.ndarray]:
-    """Times and losses; neighbours are averaged where there are too many."""
-    if not losses:
-        return np.array([]), np.array([])
-    seconds, values = (_with_gaps(column) for column in zip(*losses))
-    if len(seconds) > MAX_POINTS:
-        parts = [np.array_split(column, MAX_POINTS) for column in (seconds, values)]
-        seconds, values = (np.array([part.mean() for part in column]) for column in parts)
-    return seconds / unit, values
+def _averaged(losses: _Losses) -> _Losses:
+    """Neighbours are averaged where there are too many; a loss that is None stays visible."""
+    if len(losses) <= MAX_POINTS:
+        return losses
+    seconds, values = (np.array_split(_with_gaps(column), MAX_POINTS) for column in zip(*losses))
+    return [(x.mean(), y.mean()) for x, y in zip(seconds, values)]
 
 
 def _log_axis(axis: Axes, which: str, values: Sequence[float]) -> None:
@@ -267,8 +275,10 @@ def _log_axis(axis: Axes, which: str, values: Sequence[float]) -> None:
     getattr(axis, f'set_{which}scale')('log')
     getattr(axis, f'set_{which}lim')(low, high)
     part = getattr(axis, f'{which}axis')
-    part.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
-    part.set_major_formatter(FuncFormatter(lambda value, _: f'{value:.10g}'))
+    ticks = [tick for tick in ticks if low <= tick <= high]
+    digits = max((len(f'{tick:.10g}'.partition('.')[2]) for tick in ticks), default=0)
+    part.set_major_locator(FixedLocator(ticks))
+    part.set_major_formatter(FuncFormatter(lambda value, _: f'{value:.{digits}f}'))
     part.set_minor_locator(NullLocator())
 
 
@@ -294,8 +304,7 @@ def _name_points(figure: Figure, axis: Axes, xs: Sequence[float], ys: Sequence[f
             xytext=(0, 0), fontsize=8.5,
             color=STAND_IN['choice' if candidates[i].chosen else 'ink'])
         for obstacles in (taken + line, taken):
-            place = next((place for place in _PLACES if _fits(text, place, inside, obstacles)), None)
-            if place is not None:
+            if any(_fits(text, place, inside, obstacles) for place in _PLACES):
                 taken.append(text.get_window_extent())
                 break
         else:

@@ -221,7 +221,7 @@ def _losses(training: List[dict], clock: _Pairs, steps_per_epoch: Optional[float
     seconds = [_finite(row.get('autoprog/train_seconds')) for row in training]
     if None not in seconds:
         return [(s, row['loss']) for s, row in zip(seconds, training)], 'logged'
-    if steps_per_epoch is None or len(clock) < 2:
+    if steps_per_epoch is None or clock[-1][0] == 0:  # only the start is known
         return [], 'unknown'
     epochs, known = zip(*clock)
     placed = [(row['step'] / steps_per_epoch, row['loss']) for row in training]

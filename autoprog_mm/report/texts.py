@@ -21,7 +21,15 @@ def of_number(value: Optional[float], digits: int = 4) -> str:
 
 def of_difference(value: Optional[float], digits: int = 2) -> str:
     """With its sign."""
-    return NONE if value is None else f'{value:+,.{digits}f}'.replace('-', '−')
+    if value is None:
+        return NONE
+    # No '-0.00'.
+    return f'{round(value, digits) + 0.:+,.{digits}f}'.replace('-', '−')
+
+
+def of_amount(value: float) -> str:
+    """With three digits that count, or more before the point."""
+    return f'{value:,.0f}' if value >= 100 else f'{value:.3g}'
 
 
 def of_percent(value: Optional[float]) -> str:
