@@ -18,8 +18,8 @@ def describe_run(runner) -> dict:
         runner (Runner): One that is about to train.
 
     Returns:
-        dict: ``config`` (the file's name, None without one), ``seed``, ``epochs``, ``batch_size`` (of
-        an update, over processes and accumulation), ``steps_per_epoch``,
+        dict: ``config`` (the file's name, None without one), ``seed``,
+        ``epochs``, ``batch_size`` (of an update, over processes and accumulation), ``steps_per_epoch``,
         ``processes``, ``device``, ``samples``, ``dataset`` (its config without
         pipelines) and ``versions``.
     """
