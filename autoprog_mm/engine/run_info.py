@@ -19,9 +19,10 @@ def describe_run(runner) -> dict:
 
     Returns:
         dict: ``config`` (the file's name, None without one), ``seed``,
-        ``epochs``, ``batch_size`` (of an update, over processes and accumulation), ``steps_per_epoch``,
-        ``processes``, ``device``, ``samples``, ``dataset`` (its config without
-        pipelines) and ``versions``.
+        ``epochs``, ``batch_size`` (of an update, over processes and
+        accumulation), ``steps_per_epoch``, ``processes``, ``device``,
+        ``samples``, ``dataset`` (its config without pipelines) and
+        ``versions``.
     """
     loader = runner.train_dataloader
     batch_size = loader.batch_size or loader.batch_sampler.batch_size

@@ -98,7 +98,7 @@ def test_two_nodes_on_loopback(whole, config, tmp_path):
     assert_equal_ends(whole, tmp_path / 'run')
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize('number', [signal.SIGTERM])
 def test_signal_to_the_launcher(whole, config, tmp_path, number):
     """Both ranks stop at the same step, and what rank 0 saves is resumed exactly."""
     run = tmp_path / 'run'

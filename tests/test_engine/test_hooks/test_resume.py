@@ -39,8 +39,8 @@ def whole(wholes):
     return wholes[1]
 
 
-@pytest.mark.parametrize('epochs', SEARCHES)
-@pytest.mark.parametrize('epoch', range(1, 8))
+@pytest.mark.parametrize(
+    'epoch, epochs', [*((epoch, 2) for epoch in range(1, 8)), (1, 1), (2, 1), (5, 1)])
 def test_resume_after_any_epoch_is_exact(wholes, jpeg_root, tmp_path, epochs, epoch):
     whole = wholes[epochs]
     resume(micro_config(jpeg_root, tmp_path, SEARCHES[epochs]), whole / f'epoch_{epoch}.pth')

@@ -16,7 +16,7 @@ from tests.test_engine.test_hooks.test_resume import EXACT, SEARCHES, without_cl
 # evaluation; the last step of an epoch, before its end has been dealt with; the
 # first step after a growth; steps of a chosen subnet; of a later search; of the
 # last stage; the last but one.
-BEGINS = [1, 3, 4, STEPS, 2 * STEPS, 2 * STEPS + 1, 15, 23, 26, 38, 47]
+BEGINS = [1, 3, STEPS, 2 * STEPS + 1, 15, 26, 38, 47]
 EVERY_STEP = dict(
     default_hooks__checkpoint__by_epoch=False, default_hooks__checkpoint__interval=1)
 AT_THE_END = dict(
