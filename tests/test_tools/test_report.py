@@ -81,7 +81,7 @@ def test_of_real_runs(kind, num_searches, trained, tmp_path, call):
     assert 'interpolated' not in page and 'none in the log' not in page
     assert page.count('aria-label="Loss over cost') == num_searches
     growth = record['stages'][1]['growth']
-    assert record['run']['config'] in page and f'<td>{growth["loss_before"]:.4f}</td>' in page
+    assert work_dir.name in page and f'<td>{growth["loss_before"]:.4f}</td>' in page
     assert page.count('<svg') == 3 + num_searches
 
 
