@@ -119,7 +119,7 @@ def _state(run: Run) -> str:
 
 def _figures(run: Run, baseline: Optional[Run]) -> List[Sequence[str]]:
     """Name, value and what else there is to say of the main figures."""
-    where = 'no validation yet'
+    where = 'no validation in the log'
     if run.validations:
         where = f'last validation, after epoch {run.validations[-1].epoch}'
     figures = [('Top-1', texts.of_percent(run.top1), where),

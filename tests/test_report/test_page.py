@@ -148,7 +148,7 @@ def test_a_run_that_goes_on(tmp_path, pair):
     assert 'Not finished: 2 of 4 epochs are in the log' in page
     assert figures(page) == {'Top-1': '–', 'Training time': '30.0 s', 'Speed-up': '–',
                              'Top-1 against the baseline': '–'}
-    assert page.count('this run not finished') == 2 and 'no validation yet' in page
+    assert page.count('this run not finished') == 2 and 'no validation in the log' in page
     assert 'Gaps in the loss of this run are where it was not finite.' in page
     assert tables(page)['Schedule'][2][4] == 'schedule, or not yet'
 
