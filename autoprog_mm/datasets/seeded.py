@@ -251,6 +251,16 @@ def seeded_dataloader(loader: DataLoader, seed: int, rank: int) -> Tuple[DataLoa
     return DataLoader(SeededDataset(loader.dataset), **options), sampler
 
 
+def batch_size_of(loader: DataLoader) -> int:
+    """Images of a batch of one process.
+
+    Args:
+        loader (DataLoader): One with a batch size, of its own or of its batch
+            sampler.
+    """
+    return loader.batch_size or loader.batch_sampler.batch_size
+
+
 def draw_batches(loader: DataLoader, sampler: SeededSampler, indices: Sequence[int],
                  *keys) -> Iterator[dict]:
     """Collated batches of the given samples, through the loader's own workers.

@@ -5,7 +5,7 @@ import math
 import tempfile
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Callable, Dict, List, Optional
+from typing import Dict, List, Optional
 
 import torch
 from mmengine.config import Config
@@ -16,16 +16,16 @@ from mmengine.runner import Runner
 from mmpretrain.datasets import ImageNet
 from mmpretrain.registry import DATASETS, TRANSFORMS
 
-from ..growth.forecast import Forecast, Range, SearchWork
+from ..datasets.seeded import batch_size_of
+from ..growth.forecast import Forecast, Range
 from ..growth.probe import probe_steps
 from ..growth.schedule import Stage
-from ..growth.search import OneShotSearch
+from ..growth.scoring import stage_choices
 from ..growth.subnet import Subnet
 from .accumulation import num_parts
 from .hooks import AutoProgHook
 from .launch import check_datasets
 from .memory import saved_bytes
-from .progress import FORWARD_SHARE, TIMED_TURNS
 
 # Images of ImageNet-1k, for those who plan where it isn't.
 _KNOWN_SAMPLES = {'train': 1281167, 'val': 50000}
@@ -200,17 +200,12 @@ def _replace_missing_data(cfg: Config, name: str, samples: Optional[int],
 def _describe(runner, hook: AutoProgHook, processes: int, dtype: Optional[torch.dtype],
               measure: bool, notes: List[str]) -> Plan:
     loader, stages, search = runner.train_dataloader, hook.stages, hook.search
-    step_batch = loader.batch_size or loader.batch_sampler.batch_size
+    step_batch = batch_size_of(loader)
     samples = len(loader.dataset)
     # Of one process the loader knows best, for samplers may repeat.
     steps = len(loader) if processes == 1 else _steps(
         samples, processes, step_batch, loader.drop_last)
-    frame = _forecast(stages, steps, lambda subnet: 0., search)
-    front, candidates = [stages[0].subnet], []
-    for stage in stages:
-        front = list(dict.fromkeys(
-            c for current in front for c in frame.candidates(stage.index, current)))
-        candidates.append(sorted(front, key=lambda s: (s.depth, s.resolution)))
+    candidates = stage_choices(stages, search is not None)
     full = hook.backbone.full_subnet
     subnets = list(dict.fromkeys(
         [*(s for part in candidates for s in part), *(stage.subnet for stage in stages), full]))
@@ -223,7 +218,8 @@ def _describe(runner, hook: AutoProgHook, processes: int, dtype: Optional[torch.
 
     epochs = stages[-1].end_epoch
     baseline = steps * epochs * step(full)
-    whole = _forecast(stages, steps, step, search).whole()
+    work = None if search is None else search.work(steps, step)
+    whole = Forecast(stages, steps, step, work).whole()
     manual = sum((s.end_epoch - s.begin_epoch) * steps * step(s.subnet) for s in stages)
     return Plan(
         model=type(hook.backbone).__name__,
@@ -246,16 +242,6 @@ def _describe(runner, hook: AutoProgHook, processes: int, dtype: Optional[torch.
 def _steps(samples: int, processes: int, batch_size: int, drop_last: bool) -> int:
     share = math.ceil(samples / processes)
     return share // batch_size if drop_last else math.ceil(share / batch_size)
-
-
-def _forecast(stages: List[Stage], steps: int, step: Callable[[Subnet], float],
-              search: Optional[OneShotSearch]) -> Forecast:
-    work = None if search is None else SearchWork(
-        search.epochs,
-        search.evals,
-        lambda some: min(search.eval_batches, steps) * FORWARD_SHARE * sum(map(step, some)),
-        lambda some: (search.cost == 'time') * TIMED_TURNS * sum(map(step, some)))
-    return Forecast(stages, steps, step, work)
 
 
 def _estimate(runner, hook: AutoProgHook, subnets: List[Subnet], step_batch: int,

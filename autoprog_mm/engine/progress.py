@@ -8,18 +8,16 @@ from typing import Callable, Deque, Dict, List, Optional, Sequence, Tuple
 import torch
 from mmengine.logging import print_log
 
-from ..growth.forecast import Forecast, Range, SearchWork
+from ..growth.forecast import FORWARD_SHARE, Forecast, Range
 from ..growth.probe import probe_steps
 from ..growth.schedule import Stage
+from ..growth.scoring import stage_choices
 from ..growth.search import OneShotSearch
 from ..growth.subnet import Subnet
 
 # Steps before a run knows what a step takes.
 _FIRST_STEPS = 10
 _RECENT = 200  # steps and epochs that count
-# A forward pass is a third of a step, with the two gradients.
-FORWARD_SHARE = 1 / 3
-TIMED_TURNS = 6  # of a search, the one that warms up included
 
 
 class Progress:
@@ -130,14 +128,6 @@ class Progress:
                 return mean(known[subnet])
             return scale * costs[subnet]
 
-        def score(candidates: Sequence[Subnet]) -> float:
-            batches = min(self.search.eval_batches, self.steps_per_epoch)
-            return batches * FORWARD_SHARE * scale * sum(costs[c] for c in candidates)
-
-        def measure(candidates: Sequence[Subnet]) -> float:
-            timed = self.search.cost == 'time'
-            return timed * TIMED_TURNS * scale * sum(costs[c] for c in candidates)
-
         def validate(depth: int) -> float:
             full = self.stages[-1].subnet
             if self._validations:
@@ -149,8 +139,8 @@ class Progress:
         gaps = [seconds - step(subnet) for subnet, seconds in self._firsts]
         return Forecast(
             self.stages, self.steps_per_epoch, step,
-            search=None if self.search is None else SearchWork(
-                self.search.epochs, self.search.evals, score, measure),
+            search=None if self.search is None else self.search.work(
+                self.steps_per_epoch, lambda subnet: scale * costs[subnet]),
             validate=validate if self.val_images else None,
             validates=self.validates,
             epoch=max(0., mean(gaps)) if gaps else 0.)
@@ -158,10 +148,9 @@ class Progress:
     def _costs(self) -> Dict[Subnet, float]:
         """Relative costs of all subnets that the run may train."""
         if self._probed is None:
-            frame = Forecast(self.stages, self.steps_per_epoch, lambda subnet: 0., search=(
-                None if self.search is None else SearchWork(self.search.epochs, self.search.evals,
-                                                            lambda c: 0., lambda c: 0.)))
-            subnets = list(dict.fromkeys([*frame.reachable(), *(s for s, _ in self._steps)]))
+            choices = stage_choices(self.stages, self.search is not None)
+            subnets = list(dict.fromkeys(
+                [*(s for part in choices for s in part), *(s for s, _ in self._steps)]))
             self._probed = {subnets[0]: 1.} if len(subnets) == 1 else self._probe(subnets)
         return self._probed
 

@@ -8,6 +8,7 @@ import mmpretrain
 import torch
 from mmengine.dist import get_world_size
 
+from ..datasets.seeded import batch_size_of
 from ..version import __version__
 
 
@@ -25,15 +26,15 @@ def describe_run(runner) -> dict:
         ``versions``.
     """
     loader = runner.train_dataloader
-    batch_size = loader.batch_size or loader.batch_sampler.batch_size
-    filename = runner.cfg.get('filename') or getattr(runner.cfg, 'filename', None)
+    filename = runner.cfg.filename
     dataset = runner.cfg.get('train_dataloader', {}).get('dataset')
     cuda = torch.cuda.is_available()
     return dict(
         config=osp.splitext(osp.basename(filename))[0] if filename else None,
         seed=runner.seed,
         epochs=runner.max_epochs,
-        batch_size=batch_size * get_world_size() * runner.optim_wrapper._accumulative_counts,
+        batch_size=batch_size_of(loader) * get_world_size() *
+        runner.optim_wrapper._accumulative_counts,
         steps_per_epoch=len(loader),
         processes=get_world_size(),
         device=torch.cuda.get_device_name() if cuda else

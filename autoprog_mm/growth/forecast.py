@@ -8,6 +8,9 @@ from .schedule import Stage
 from .scoring import evaluation_steps, stage_candidates
 from .subnet import Subnet
 
+# Of a training step: the forward pass, with the two gradients.
+FORWARD_SHARE = 1 / 3
+
 
 class Range(NamedTuple):
     """Seconds, between what the cheapest and the dearest open choices leave.
@@ -77,11 +80,7 @@ class Forecast:
         """Range: Seconds of the whole run."""
         return self._from_stage(0, self.stages[0].subnet)
 
-    def left(self,
-             epoch: int,
-             steps: int,
-             candidates: Sequence[Subnet],
-             validated: bool = True) -> Range:
+    def left(self, epoch: int, steps: int, candidates: Sequence[Subnet]) -> Range:
         """Seconds from the middle of a run to its end.
 
         Args:
@@ -89,39 +88,11 @@ class Forecast:
             steps (int): Its steps that are done.
             candidates (Sequence[Subnet]): What the stage may still run to its
                 end: those of the search that goes on, or the one that runs.
-            validated (bool): Whether the validation of the epoch before is
-                done. Defaults to True.
         """
         if epoch >= self.stages[-1].end_epoch:
             return Range(0., 0.)
         stage = next(s for s in self.stages if s.begin_epoch <= epoch < s.end_epoch)
-        rest = self._stage(stage, list(candidates), epoch, steps)
-        if not validated:
-            depth = max(c.depth for c in candidates)
-            rest += Range(*[self._validation(epoch, depth)] * 2)
-        return rest
-
-    def candidates(self, index: int, current: Subnet) -> List[Subnet]:
-        """What stage ``index`` chooses from, if ``current`` ran before it.
-
-        Args:
-            index (int): Of the stage.
-            current (Subnet): What ran until it.
-
-        Returns:
-            list[Subnet]: One, if there is nothing to choose.
-        """
-        if self.search is None:
-            return [self.stages[index].subnet]
-        return stage_candidates(self.stages, index, current)
-
-    def reachable(self) -> List[Subnet]:
-        """list[Subnet]: All that the run may train at some time, in the order of the stages."""
-        found, front = {}, {self.stages[0].subnet: None}
-        for stage in self.stages:
-            front = {c: None for current in front for c in self.candidates(stage.index, current)}
-            found.update(front)
-        return list(found)
+        return self._stage(stage, list(candidates), epoch, steps)
 
     # ---------------------------------------------------------------- private
 
@@ -129,7 +100,9 @@ class Forecast:
         if index == len(self.stages):
             return Range(0., 0.)
         stage = self.stages[index]
-        return self._stage(stage, self.candidates(index, current), stage.begin_epoch, 0)
+        candidates = stage_candidates(self.stages, index, current) if self.search else \
+            [stage.subnet]
+        return self._stage(stage, candidates, stage.begin_epoch, 0)
 
     def _stage(self, stage: Stage, candidates: List[Subnet], epoch: int, steps: int) -> Range:
         fixed = 0.

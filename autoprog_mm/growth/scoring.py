@@ -41,6 +41,28 @@ def stage_candidates(stages: Sequence[Stage], index: int, current: Subnet) -> Li
     return [Subnet(depth, resolution) for depth in depths for resolution in resolutions]
 
 
+def stage_choices(stages: Sequence[Stage], searches: bool) -> List[List[Subnet]]:
+    """What each stage may run, whatever was chosen before it.
+
+    Args:
+        stages (Sequence[Stage]): The schedule.
+        searches (bool): Whether the run searches; if not, each stage runs its
+            own subnet.
+
+    Returns:
+        list[list[Subnet]]: For each stage, shallow and small ones first.
+    """
+    if not searches:
+        return [[stage.subnet] for stage in stages]
+    choices, before = [], [stages[0].subnet]
+    for stage in stages:
+        before = sorted({c for current in before
+                         for c in stage_candidates(stages, stage.index, current)},
+                        key=lambda s: (s.depth, s.resolution))
+        choices.append(before)
+    return choices
+
+
 def evaluation_steps(num_steps: int, num_evals: int) -> List[int]:
     """After how many steps of an epoch to evaluate, evenly, the last included.
 

@@ -3,7 +3,7 @@
 import pytest
 
 from autoprog_mm import Subnet
-from autoprog_mm.growth import build_schedule
+from autoprog_mm.growth import build_schedule, stage_choices
 from autoprog_mm.growth.forecast import Forecast, Range, SearchWork
 
 
@@ -34,7 +34,8 @@ def test_manual_schedule():
     # Steps of 2, 4.5 and 8 seconds, 20 of each.
     assert forecast.whole() == (290, ) * 2
     assert forecast.left(1, 5, [Subnet(2, 100)]) == (5 * 2 + 20 * 4.5 + 20 * 8, ) * 2
-    assert forecast.reachable() == [Subnet(2, 100), Subnet(3, 150), Subnet(4, 200)]
+    assert stage_choices(stages(), False) == [
+        [Subnet(2, 100)], [Subnet(3, 150)], [Subnet(4, 200)]]
 
 
 def test_validations_and_what_an_epoch_takes_besides():
@@ -50,10 +51,10 @@ def test_open_choices_leave_a_range():
     forecast = Forecast(stages(2, 4), 10, step, search())
     # Stage 1 searches among depths 2 and 4 at 100 and 200: steps of 2 4 4 8, 4.5 on average.
     # Its second epoch takes 20 to 80, and the second stage is the full network.
-    assert [subnet for subnet in forecast.reachable()] == [
-        Subnet(2, 100), Subnet(2, 200), Subnet(4, 100), Subnet(4, 200)]
+    assert stage_choices(stages(2, 4), True) == [
+        [Subnet(2, 100), Subnet(2, 200), Subnet(4, 100), Subnet(4, 200)], [Subnet(4, 200)]]
     assert forecast.whole() == (45 + 20 + 160, 45 + 80 + 160)
-    every = forecast.candidates(0, Subnet(2, 100))
+    every = stage_choices(forecast.stages, True)[0]
     assert forecast.left(0, 6, every) == (4 * 4.5 + 20 + 160, 4 * 4.5 + 80 + 160)
     # Decided: nothing is open any more.
     assert forecast.left(1, 0, [Subnet(2, 200)]) == (40 + 160, ) * 2
@@ -74,13 +75,7 @@ def test_own_work_of_searches():
     work = Range(*[a - b for a, b in zip(forecast.whole(), plain.whole())])
     # Four candidates: at the start, once in the first epoch, four times in the second; timed once.
     assert work == pytest.approx([4 * (6 * 100 + 1000)] * 2)
-    every = forecast.candidates(0, Subnet(2, 100))
+    every = stage_choices(forecast.stages, True)[0]
     # After 5 of the second epoch's 10 steps (evaluations after 3, 5, 8 and 10) two are to come.
     work = [a - b for a, b in zip(forecast.left(1, 5, every), plain.left(1, 5, every))]
     assert work == pytest.approx([4 * (2 * 100 + 1000)] * 2)
-
-
-def test_validation_that_was_cut_off():
-    forecast = Forecast(stages(1), 10, step, validate=lambda depth: 100 * depth)
-    done, cut = (forecast.left(3, 0, [Subnet(4, 200)], validated) for validated in (True, False))
-    assert (done.low, cut.low) == (240 + 1200, 240 + 1600)

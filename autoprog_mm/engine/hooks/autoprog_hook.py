@@ -14,7 +14,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from mmpretrain.registry import HOOKS, TASK_UTILS
 
 from ...datasets.pipelines import ProgressivePipelines
-from ...datasets.seeded import draw_batches, seeded_dataloader
+from ...datasets.seeded import batch_size_of, draw_batches, seeded_dataloader
 from ...growth.forecast import Range
 from ...growth.probe import labelled_batches, mean_losses
 from ...growth.schedule import Stage, build_schedule, check_schedule
@@ -289,11 +289,11 @@ class AutoProgHook(Hook):
         return Progress(
             self.stages,
             self._steps_per_epoch,
-            loader.batch_size or loader.batch_sampler.batch_size,
+            batch_size_of(loader),
             self.model,
             self.optim_wrapper,
             self.search,
-            val_images=0 if val_loader is None else len(val_loader) * (val_loader.batch_size or 1),
+            val_images=0 if val_loader is None else len(val_loader) * batch_size_of(val_loader),
             validates=lambda epoch: epoch >= loop.val_begin and (
                 epoch % loop.val_interval == 0 or epoch == loop.max_epochs),
             max_batch=self.max_batch_per_step)
@@ -413,8 +413,7 @@ class AutoProgHook(Hook):
         rank, world_size = get_dist_info()
         generator = torch.Generator().manual_seed(derive_seed(self.seed, 'scoring', stage.index))
         order = torch.randperm(len(loader.dataset), generator=generator).tolist()
-        batch_size = loader.batch_size or loader.batch_sampler.batch_size
-        num_samples = batch_size * min(num_batches, len(loader))
+        num_samples = batch_size_of(loader) * min(num_batches, len(loader))
         return draw_batches(loader, self.sampler, order[rank::world_size][:num_samples],
                             'scoring', stage.index)
 

@@ -8,6 +8,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 
+import torch
 from mmengine.dist import all_gather_object, get_rank
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
@@ -16,6 +17,7 @@ from mmpretrain.registry import HOOKS
 from torch.utils.data import DataLoader
 
 from ...datasets.seeded import bad_images
+from ...growth.subnet import Subnet
 from ...models.elastic import ElasticBackbone
 from ..agreement import StepExchange
 from ..host_copy import HostCopy
@@ -179,8 +181,11 @@ class RunGuardHook(Hook):
             SystemExit: After a signal, with 128 plus its number.
         """
         due = runner.optim_wrapper.should_update()  # of the step that it has just counted
-        self._unseen.append(self._look_at(runner, batch_idx, outputs, due))
-        was_due, bad = self._see_steps(runner, int(self._unseen[-1].late))
+        loss = (outputs or {}).get('loss')
+        self._unseen.append(self._look_at(runner, batch_idx, loss, due))
+        # On CUDA the numbers of this step are still on their way.
+        late = loss is not None and HostCopy.is_late(loss)
+        was_due, bad = self._see_steps(runner, waiting=int(late))
         self._exchange_votes(self._fresh, was_due, bad)
         if self._stop is not None and due:
             self._end(runner, runner.iter + 1)
@@ -219,22 +224,21 @@ class RunGuardHook(Hook):
             self.bad_images.update(images)
         self._new_images = {}
 
-    def _look_at(self, runner, batch_idx: int, outputs: Optional[dict], due: bool) -> '_Step':
+    def _look_at(self, runner, batch_idx: int, loss: Optional[torch.Tensor],
+                 due: bool) -> '_Step':
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         backbone = getattr(model, 'backbone', None)
-        subnet = f', {backbone.active_subnet}' if isinstance(backbone, ElasticBackbone) else ''
         scalars = runner.message_hub.log_scalars
         rate = scalars.get('train/base_lr') or scalars.get('train/lr')
-        loss = (outputs or {}).get('loss')
-        left_out = runner.optim_wrapper.left_out if isinstance(
-            runner.optim_wrapper, MoGrowMixin) else None
         return _Step(
+            epoch=runner.epoch,
+            index=batch_idx,
+            subnet=backbone.active_subnet if isinstance(backbone, ElasticBackbone) else None,
+            rate=rate.current() if rate else None,
             due=due,
             loss=None if loss is None else HostCopy(loss),
-            left_out=left_out,
-            late=loss is not None and HostCopy.is_late(loss),
-            where=f'in epoch {runner.epoch + 1}, step {batch_idx + 1}{subnet}' +
-            (f', learning rate {rate.current():.4g}' if rate else ''))
+            left_out=runner.optim_wrapper.left_out
+            if isinstance(runner.optim_wrapper, MoGrowMixin) else None)
 
     def _see_steps(self, runner, waiting: int = 0) -> Tuple[bool, bool]:
         """Judge the steps whose numbers have arrived.
@@ -257,7 +261,10 @@ class RunGuardHook(Hook):
                 self._bad_since = True
                 runner.logger.warning(
                     (f'The loss is {loss}' if not math.isfinite(loss) else
-                     'The gradients are not finite') + f' {step.where}' +
+                     'The gradients are not finite') +
+                    f' in epoch {step.epoch + 1}, step {step.index + 1}' +
+                    (f', {step.subnet}' if step.subnet is not None else '') +
+                    (f', learning rate {step.rate:.4g}' if step.rate is not None else '') +
                     ('. Its update is left out.' if left_out else '.'))
             if step.due:
                 was_due, bad, self._bad_since = True, bad or self._bad_since, False
@@ -371,11 +378,13 @@ class RunGuardHook(Hook):
 class _Step(NamedTuple):
     """What is to be known of a step, some of it still on its way from the device."""
 
+    epoch: int
+    index: int  # in its epoch
+    subnet: Optional[Subnet]
+    rate: Optional[float]  # of learning
     due: bool  # whether it ended with an update
     loss: Optional[HostCopy]
     left_out: Optional[HostCopy]
-    late: bool
-    where: str
 
 
 def _shield_workers(loader: DataLoader) -> None:

@@ -229,11 +229,11 @@ class MoGrowMixin:
             self._log_norm(norm)
 
     def _log_norm(self, norm: torch.Tensor) -> None:
-        late, self._late_norm = self._late_norm, HostCopy(norm)
-        if not HostCopy.is_late(norm):
-            late, self._late_norm = self._late_norm, None
-        if late is not None and math.isfinite(late.get()):  # else its step was left out
-            self.message_hub.update_scalar(f'train/{self.grad_name}', late.get())
+        copy = HostCopy(norm)
+        arrived, self._late_norm = \
+            (self._late_norm, copy) if HostCopy.is_late(norm) else (copy, None)
+        if arrived is not None and math.isfinite(arrived.get()):  # else its step was left out
+            self.message_hub.update_scalar(f'train/{self.grad_name}', arrived.get())
 
     @property
     def left_out(self) -> Optional[HostCopy]:
