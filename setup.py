@@ -67,14 +67,16 @@ with TemporaryDirectory() as build_base:
             'mmcv-lite>=2.0.1,<2.3',  # or mmcv, the same package with compiled operators
             'mmengine>=0.10.4,<0.11',
             'mmpretrain>=1.2.0,<1.3',
+            'matplotlib',  # pictures of plans and reports
             'numpy',
             'setuptools<81',  # mmengine needs its pkg_resources
             'timm>=1.0.20,<2',
             'torch>=2.6',  # from here on torch.load refuses what could run code
             'torchvision',
+            'yapf',  # writes the configs that tools/overlay.py makes
         ],
         extras_require=dict(
-            demo=['mlxtend', 'matplotlib'],
+            demo=['mlxtend'],
             tests=['mlxtend', 'pytest', 'pytest-xdist', 'ruff', 'tensorboard'],
         ),
         classifiers=[

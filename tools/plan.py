@@ -24,6 +24,7 @@ from autoprog_mm.engine.launch import prepare_config  # noqa: E402
 from autoprog_mm.engine.plan import Plan, make_plan  # noqa: E402
 from autoprog_mm.growth import Subnet  # noqa: E402
 
+_LARGE_SHARE = 0.1  # of a run, for what its searches do besides training
 _DTYPES = dict(bfloat16=torch.bfloat16, float16=torch.float16)
 
 
@@ -92,6 +93,12 @@ def write(plan: Plan) -> List[str]:
               (f'{low:.2f}' if high - low < 0.005 else
                f'{low:.2f} to {high:.2f}, as the searches choose ({plan.manual_speed_up:.2f} by '
                'the manual schedule)') + '.']
+    if plan.search_share:
+        lines.append(
+            f"The searches' own work, scoring and timing, is up to {plan.search_share:.1%} of the "
+            'run.' +
+            (' Lower search.eval_batches or search.evals of AutoProgHook.'
+             if plan.search_share > _LARGE_SHARE else ''))
     if plan.seconds:
         times = [str(timedelta(seconds=round(s))) for s in plan.seconds]
         lines.append('All steps on this machine: ' + ' to '.join(dict.fromkeys(times)) + '.')

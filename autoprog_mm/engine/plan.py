@@ -4,7 +4,7 @@ import logging
 import math
 import tempfile
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Dict, List, Optional
 
 import torch
@@ -96,6 +96,8 @@ class Plan:
         speed_up (Range): Of the steps against the full network from the
             start, between the dearest and the cheapest open choices.
         manual_speed_up (float): That of the manual schedule.
+        search_share (float): Of the whole cost, what the searches do besides
+            training, at most; 0 without.
         seconds (Range | None): Of all steps on this machine, if measured.
         notes (list[str]): What was assumed.
     """
@@ -113,6 +115,7 @@ class Plan:
     samples: int
     speed_up: Range
     manual_speed_up: float
+    search_share: float
     seconds: Optional[Range] = None
     notes: List[str] = field(default_factory=list)
 
@@ -220,6 +223,9 @@ def _describe(runner, hook: AutoProgHook, processes: int, dtype: Optional[torch.
     baseline = steps * epochs * step(full)
     work = None if search is None else search.work(steps, step)
     whole = Forecast(stages, steps, step, work).whole()
+    idle = None if work is None else replace(
+        work, score=lambda some: 0., measure=lambda some: 0.)
+    trained = Forecast(stages, steps, step, idle).whole()
     manual = sum((s.end_epoch - s.begin_epoch) * steps * step(s.subnet) for s in stages)
     return Plan(
         model=type(hook.backbone).__name__,
@@ -235,6 +241,7 @@ def _describe(runner, hook: AutoProgHook, processes: int, dtype: Optional[torch.
         samples=samples,
         speed_up=Range(baseline / whole.high, baseline / whole.low),
         manual_speed_up=baseline / manual,
+        search_share=max(1 - t / w for t, w in zip(trained, whole)),
         seconds=whole if measure else None,
         notes=notes)
 

@@ -82,6 +82,8 @@ def test_a_search_leaves_a_range_and_is_drawn(plan, jpeg_root, tmp_path):
     assert ('Stage 1, epochs 1 to 2: a search of 1 epoch, that may come to 2x16, 2x24, 2x32, 3x16, '
             '3x24, 3x32, 4x16, 4x24, 4x32.') in text
     assert 'Stage 4, epochs 7 to 8: 4x32.' in text
+    # Two of six batches are scored by 9 candidates at the start and at the epoch's end alone.
+    assert "The searches' own work, scoring and timing, is up to " in text
     assert ' to ' in text.split('multiply-adds: ')[1] and 'as the searches choose' in text
     assert Path('plan.svg').read_text().startswith('<?xml')
     assert not (tmp_path / 'never').exists()
@@ -102,6 +104,21 @@ def test_measured(plan, jpeg_root, tmp_path, monkeypatch):
     # Two epochs of 8 steps each of 2x16, 3x24, 3x24 and 4x32: 2, 4.5, 4.5 and 8 seconds.
     assert f'All steps on this machine: {timedelta(seconds=16 * 19)}.' in text
     assert f'by measured steps: {4 * 8 / 19:.2f}.' in text
+
+
+def test_share_of_the_searches(jpeg_root, tmp_path, monkeypatch):
+    """On a machine on which each step takes a second, whatever it runs."""
+    monkeypatch.setattr(plan_module, 'probe_steps',
+                        lambda model, wrapper, subnets, batch_size: dict.fromkeys(subnets, 1.))
+    cfg = micro_config(
+        jpeg_root, tmp_path / 'never',
+        dict(type='OneShotSearch', epochs=1, eval_batches=2, evals=(1, 1), cost='time'),
+        custom_hooks__0__num_stages=2)
+    plan = plan_module.make_plan(cfg, measure=True)
+    # Two stages with 2 or 4 of depth and 16 or 32 pixels: one search among 4, which scores two
+    # batches twice, a third of a step each, and times each 6 times, beside 48 steps of training.
+    own = 2 * 2 * 4 / 3 + 6 * 4
+    assert plan.search_share == pytest.approx(own / (48 + own))
 
 
 def test_memory_follows_the_stage_and_the_limit(jpeg_root, tmp_path):
