@@ -24,9 +24,9 @@ class Progress:
     """Foresees the rest of a run from its own steps.
 
     What subnets that have not run yet will take follows from short timings of
-    all subnets on this machine, made once, when an estimate is asked for. They
-    are scaled to what the steps under way really take, with waiting for data
-    and all else.
+    all subnets on this machine, made once, when an estimate is asked for. What
+    the steps under way really take more than was timed, for the optimizer,
+    waiting for data and all else, others are expected to take more, too.
 
     Args:
         stages (Sequence[Stage]): The schedule.
@@ -63,6 +63,7 @@ class Progress:
         self.validates = validates
         self.max_batch = max_batch
         self._probed: Optional[Dict[Subnet, float]] = None
+        self._in_seconds = False  # what was probed, or only in proportion
         self._steps: Deque[Tuple[Subnet, float]] = deque(maxlen=_RECENT)
         self._firsts: Deque[Tuple[Subnet, float]] = deque(maxlen=_RECENT)
         self._validations: Deque[Tuple[int, float]] = deque(maxlen=_RECENT)
@@ -117,8 +118,11 @@ class Progress:
     def forecast(self) -> Forecast:
         """Forecast: By what is known now."""
         costs = self._costs()
-        scale = sum(seconds for _, seconds in self._steps) / \
-            sum(costs[subnet] for subnet, _ in self._steps)
+        seen = sum(seconds for _, seconds in self._steps)
+        probed = sum(costs[subnet] for subnet, _ in self._steps)
+        scale, more = 1., (seen - probed) / len(self._steps)
+        if not self._in_seconds or more < 0:
+            scale, more = seen / probed, 0.
         known: Dict[Subnet, List[float]] = {}
         for subnet, seconds in self._steps:
             known.setdefault(subnet, []).append(seconds)
@@ -126,7 +130,7 @@ class Progress:
         def step(subnet: Subnet) -> float:
             if len(known.get(subnet, ())) >= _FIRST_STEPS:
                 return mean(known[subnet])
-            return scale * costs[subnet]
+            return scale * costs[subnet] + more
 
         def validate(depth: int) -> float:
             full = self.stages[-1].subnet
@@ -146,12 +150,15 @@ class Progress:
             epoch=max(0., mean(gaps)) if gaps else 0.)
 
     def _costs(self) -> Dict[Subnet, float]:
-        """Relative costs of all subnets that the run may train."""
+        """Costs of the steps of all subnets that the run may train."""
         if self._probed is None:
             choices = stage_choices(self.stages, self.search is not None)
             subnets = list(dict.fromkeys(
                 [*(s for part in choices for s in part), *(s for s, _ in self._steps)]))
-            self._probed = {subnets[0]: 1.} if len(subnets) == 1 else self._probe(subnets)
+            if len(subnets) == 1:
+                self._probed = {subnets[0]: 1.}
+            else:
+                self._probed = self._probe(subnets)
         return self._probed
 
     def _probe(self, subnets: List[Subnet]) -> Dict[Subnet, float]:
@@ -160,7 +167,9 @@ class Progress:
         batch = min(self.batch_size, self.max_batch or self.batch_size,
                     32 if on_cpu else self.batch_size)
         try:
-            return probe_steps(self.model, self.optim_wrapper, subnets, batch)
+            seconds = probe_steps(self.model, self.optim_wrapper, subnets, batch)
+            self._in_seconds = True
+            return {subnet: s * self.batch_size / batch for subnet, s in seconds.items()}
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
             print_log(

@@ -34,7 +34,7 @@ class Model:
 def build(num_stages=3, **options):
     stages = build_schedule(num_stages, 6, FULL, dict(depth=0.5, resolution=0.5),
                             resolution_divisor=50)
-    return Progress(stages, 20, 64, Model(), None, **options)
+    return Progress(stages, 20, options.pop('batch_size', 32), Model(), None, **options)
 
 
 def train(progress, subnet, steps, seconds, clock=0.):
@@ -56,14 +56,29 @@ def test_nothing_is_said_in_the_first_steps(probes):
     assert progress.left(0, 11, [SMALL]) is not None
 
 
-def test_probed_once_and_scaled_to_what_steps_take(probes):
+def test_probed_once_and_what_steps_take_more_is_added(probes):
     progress = build()
     progress.begin_epoch()
     train(progress, SMALL, 15, 4.)  # where 2 seconds were probed
-    # 9 + 20 steps of 4 s, 40 of 2 * 4.5 and 40 of 2 * 8.
-    assert progress.left(0, 11, [SMALL]) == pytest.approx([29 * 4 + 40 * 9 + 40 * 16] * 2)
+    # 9 + 20 steps of 4 s, 40 of 4.5 + 2 and 40 of 8 + 2.
+    assert progress.left(0, 11, [SMALL]) == pytest.approx([29 * 4 + 40 * 6.5 + 40 * 10] * 2)
     progress.left(0, 12, [SMALL])
-    assert probes == [([SMALL, MIDDLE, FULL], 32)]  # fewer images are enough on the CPU
+    assert probes == [([SMALL, MIDDLE, FULL], 32)]
+
+
+def test_steps_that_take_less_are_in_proportion(probes):
+    progress = build()
+    progress.begin_epoch()
+    train(progress, SMALL, 15, 1.)  # where 2 seconds were probed
+    assert progress.left(0, 11, [SMALL]) == pytest.approx([29 * 1 + 40 * 2.25 + 40 * 4] * 2)
+
+
+def test_fewer_images_are_enough_on_the_cpu(probes):
+    progress = build(batch_size=64)
+    progress.begin_epoch()
+    train(progress, SMALL, 15, 4.)  # 2 seconds were probed with half of the images
+    assert progress.left(0, 11, [SMALL]) == pytest.approx([29 * 4 + 40 * 9 + 40 * 16] * 2)
+    assert probes == [([SMALL, MIDDLE, FULL], 32)]
 
 
 def test_what_was_seen_stands(probes):
@@ -73,14 +88,14 @@ def test_what_was_seen_stands(probes):
     clock = train(progress, SMALL, 20, 4.)
     progress.begin_epoch()
     train(progress, MIDDLE, 20, 5., clock)
-    # Scale: 19 steps of 4 and 19 of 5 seconds over 19 of 2 and 19 of 4.5; the first step of the
-    # second epoch took as long as any other, so epochs take nothing besides.
-    scale = 19 * (4 + 5) / (19 * (2 + 4.5))
-    assert progress.left(2, 10, [MIDDLE]) == pytest.approx([30 * 5 + 40 * 8 * scale] * 2)
+    # 19 steps of 4 instead of 2 and 19 of 5 instead of 4.5 seconds; the first step of the second
+    # epoch took as long as any other, so epochs take nothing besides.
+    more = (2 + 0.5) / 2
+    assert progress.left(2, 10, [MIDDLE]) == pytest.approx([30 * 5 + 40 * (8 + more)] * 2)
 
 
 def test_epochs_and_validations(probes):
-    progress = build(1, val_images=128, validates=lambda epoch: epoch % 2 == 0)
+    progress = build(1, val_images=64, validates=lambda epoch: epoch % 2 == 0)
     progress.begin_epoch()
     clock = train(progress, FULL, 20, 3.)
     # 40 epochs' steps less those done; two batches, a third of a step each, three times.
@@ -99,12 +114,12 @@ def test_searches_leave_a_range(probes):
     progress.begin_epoch()
     candidates = [Subnet(d, r) for d in (2, 4) for r in (100, 200)]
     clock = 0.
-    for i in range(21):  # twice as long as probed
-        clock += 2 * candidates[i % 4].depth * candidates[i % 4].resolution / 100
+    for i in range(21):  # a second longer than probed
+        clock += candidates[i % 4].depth * candidates[i % 4].resolution / 100 + 1
         progress.tick(candidates[i % 4], clock)
     low, high = progress.left(0, 20, candidates)
-    # Evaluated at the epoch's last step, and timed: (2 / 3 + 0) and 6 times all four, 2 * 18 s.
-    assert low == pytest.approx(6 * 36 + 2 * 20 * 4 + 3 * 20 * 16)
-    assert high == pytest.approx(6 * 36 + 2 * 20 * 16 + 3 * 20 * 16)
+    # The last evaluation is done; timing takes 6 times all four, 18 s.
+    assert low == pytest.approx(6 * 18 + 2 * 20 * 3 + 3 * 20 * 9)
+    assert high == pytest.approx(6 * 18 + 2 * 20 * 9 + 3 * 20 * 9)
     only = progress.left(1, 0, [Subnet(2, 200)])
-    assert only.low == only.high == pytest.approx(2 * 20 * 8 + 3 * 20 * 16)
+    assert only.low == only.high == pytest.approx(2 * 20 * 5 + 3 * 20 * 9)
