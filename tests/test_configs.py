@@ -15,7 +15,7 @@ from tests.micro import run, write_label_maps
 ROOT = Path(__file__).parents[1] / 'configs'
 CONFIGS = sorted(
     str(path.relative_to(ROOT)) for path in ROOT.rglob('*.py')
-    if '_base_' not in path.relative_to(ROOT).parts)
+    if not {'_base_', 'experiments'} & set(path.relative_to(ROOT).parts))
 
 # What the first stage runs (with a search: all that is awake), and the epochs
 # at which stages begin, by hand.

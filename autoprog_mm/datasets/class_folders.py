@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Dict, List, Optional, Sequence, Tuple
 
+from mmcv.transforms import LoadImageFromFile
 from mmpretrain.datasets.base_dataset import BaseDataset
 from mmpretrain.registry import DATASETS
 
@@ -51,7 +52,10 @@ class ClassImages:
         return [osp.join(self.folder, file) for files in self.files.values() for file in files]
 
 
-def find_images(root: str, split: str, val_share: float = 0.1) -> ClassImages:
+def find_images(root: str,
+                split: str,
+                val_share: float = 0.1,
+                max_per_class: Optional[int] = None) -> ClassImages:
     """Find the images of a split in a folder.
 
     The folder has either ``train/`` and ``val/`` (or ``valid/``,
@@ -69,6 +73,9 @@ def find_images(root: str, split: str, val_share: float = 0.1) -> ClassImages:
         val_share (float): Share of each class to hold out, in (0, 1]; at least
             one image of a class is held out, and with less than 1 at least one
             isn't. Defaults to 0.1.
+        max_per_class (int, optional): How many images of a class are used at
+            most; which, is a function of their names, too. Defaults to None,
+            all.
 
     Returns:
         ClassImages: The images.
@@ -87,6 +94,8 @@ def find_images(root: str, split: str, val_share: float = 0.1) -> ClassImages:
     images = _scan(folder)
     if shared:
         _hold_out(images, split, val_share)
+    if max_per_class is not None:
+        _limit(images, max_per_class)
     return images
 
 
@@ -101,6 +110,12 @@ class ClassFolders(BaseDataset):
         split (str): ``'train'``, ``'val'`` or ``'test'``.
         val_share (float): Share of each class that is held out where there is
             no folder to validate with. Defaults to 0.1.
+        max_per_class (int, optional): How many images of a class are used at
+            most. Defaults to None, all.
+        in_memory (bool): Whether images are read when the dataset is built,
+            and kept: for small ones, whose files take longer to open than to
+            use. The pipeline then begins without ``LoadImageFromFile``.
+            Defaults to False.
         classes (Sequence[str], optional): Names of the classes in the order of
             their labels, of which the folder may lack some. Defaults to None,
             the class folders in order of their names.
@@ -116,11 +131,15 @@ class ClassFolders(BaseDataset):
                  data_root: str,
                  split: str,
                  val_share: float = 0.1,
+                 max_per_class: Optional[int] = None,
+                 in_memory: bool = False,
                  classes: Optional[Sequence[str]] = None,
                  pipeline: Sequence = (),
                  **kwargs) -> None:
         self.split = split
         self.val_share = val_share
+        self.max_per_class = max_per_class
+        self.in_memory = in_memory
         kwargs.setdefault('test_mode', split != 'train')
         super().__init__(
             ann_file='', data_root=osp.expanduser(data_root), classes=classes, pipeline=pipeline,
@@ -130,16 +149,30 @@ class ClassFolders(BaseDataset):
         """Find the images.
 
         Returns:
-            list[dict]: ``img_path`` and ``gt_label`` of each image.
+            list[dict]: ``img_path`` and ``gt_label`` of each image, and with
+            ``in_memory`` ``img``, ``img_shape`` and ``ori_shape``.
+
+        Raises:
+            ValueError: With ``in_memory``, if an image can't be read.
         """
-        images = find_images(self.data_root, self.split, self.val_share)
+        images = find_images(self.data_root, self.split, self.val_share, self.max_per_class)
         if self.CLASSES is None:
             self._metainfo['classes'] = tuple(images.files)
         check_known(images, self.CLASSES)
-        return [
+        found = [
             dict(img_path=osp.join(images.folder, file), gt_label=self.class_to_idx[name])
             for name, files in images.files.items() for file in files
         ]
+        return [self._load(item) for item in found] if self.in_memory else found
+
+    @staticmethod
+    def _load(item: dict) -> dict:
+        try:
+            return LoadImageFromFile()(item)
+        except (AssertionError, OSError) as error:  # the first: it can't be decoded
+            raise ValueError(
+                f'data_root: the image {item["img_path"]!r} cannot be read. Delete or mend it, or '
+                'leave in_memory out to train without it.') from error
 
     def extra_repr(self) -> List[str]:
         """The extra representation information of the dataset."""
@@ -302,6 +335,14 @@ def _hold_out(images: ClassImages, split: str, share: float) -> None:
         size = min(max(1, round(share * len(files))), len(files) - 1)
         held_out = set(sorted(files, key=_digest)[:size])
         images.files[name] = [file for file in files if (file in held_out) == (split != 'train')]
+
+
+def _limit(images: ClassImages, most: int) -> None:
+    """Keep so many images of each class."""
+    if not isinstance(most, int) or isinstance(most, bool) or most < 1:
+        raise ValueError(f'max_per_class must be a positive int or None, but got {most!r}.')
+    for name, files in images.files.items():
+        images.files[name] = sorted(sorted(files, key=_digest)[:most])
 
 
 def _digest(file: str) -> bytes:

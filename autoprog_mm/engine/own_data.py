@@ -95,8 +95,10 @@ def fill_in(cfg: Config,
             dataset['val_share'] = cfg.val_share
 
     images = {
-        name: [find_images(d['data_root'], d['split'], d.get('val_share', 0.1))
-               for d in datasets[name].values()] for name in used
+        name: [
+            find_images(d['data_root'], d['split'], d.get('val_share', 0.1), d.get('max_per_class'))
+            for d in datasets[name].values()
+        ] for name in used
     }
     first = images[used[0]]
     if checkpoint is None:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 # model that has a size.
 CONFIGS = {
     path.stem: path for path in ROOT.joinpath('configs').rglob('*.py')
-    if '_base_' not in path.parts and not path.stem.endswith('_custom')}
+    if not {'_base_', 'experiments'} & set(path.parts) and not path.stem.endswith('_custom')}
 FOLDERS = ('autoprog', 'prog', 'baseline')
 # Parameters (of DeiT those in mmpretrain's metafile) and multiply-adds by what
 # names begin with; all configs of a family have the same network.

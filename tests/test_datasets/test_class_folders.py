@@ -6,6 +6,7 @@ import random
 import cv2
 import numpy as np
 import pytest
+import torch
 from mmpretrain.registry import DATASETS
 
 from autoprog_mm.datasets.class_folders import ClassFolders, find_images
@@ -190,3 +191,35 @@ class TestDataset:
         write(tmp_path, *names('test/yak', 1))
         with pytest.raises(ValueError, match="not trained for: 'yak'. It knows 'emu', 'cat'"):
             ClassFolders(data_root=str(tmp_path), split='test', classes=classes)
+
+    def test_at_most_so_many_of_a_class(self, tmp_path):
+        """Those whose names have the least SHA-256, so that a subset is in each larger one."""
+        write(tmp_path, *names('train/dog', 9), *names('train/cat', 2), *names('val/dog', 1),
+              *names('val/cat', 1))
+        files = find_images(str(tmp_path), 'train', max_per_class=4).files
+        ranked = sorted((hashlib.sha256(name.encode()).hexdigest(), name)
+                        for name in names('dog', 9))
+        assert files['dog'] == sorted(name for _, name in ranked[:4])
+        assert files['cat'] == names('cat', 2)
+        assert len(ClassFolders(data_root=str(tmp_path), split='train', max_per_class=1)) == 2
+        with pytest.raises(ValueError, match='max_per_class must be a positive int or None'):
+            ClassFolders(data_root=str(tmp_path), split='train', max_per_class=0)
+
+    def test_in_memory(self, tmp_path):
+        """Samples are those of LoadImageFromFile, with no file left to read."""
+        write(tmp_path, *names('train/dog', 2), *names('val/dog', 2))
+        cv2.imwrite(str(tmp_path / 'train/dog/0.jpg'),
+                    np.random.RandomState(0).randint(0, 255, (9, 7, 3), np.uint8))
+        options = dict(type='ClassFolders', data_root=str(tmp_path), split='train')
+        pack = dict(type='PackInputs')
+        expected = DATASETS.build(dict(
+            **options, pipeline=[dict(type='LoadImageFromFile'), pack]))[0]
+        dataset = DATASETS.build(dict(**options, in_memory=True, pipeline=[pack]))
+        for file in tmp_path.glob('train/dog/*'):
+            file.unlink()
+        assert torch.equal(dataset[0]['inputs'], expected['inputs'])
+        one, other = dataset[0]['data_samples'], expected['data_samples']
+        assert one.metainfo == other.metainfo and one.ori_shape == (9, 7)
+        (tmp_path / 'val/dog/0.jpg').write_text('text')
+        with pytest.raises(ValueError, match=r"val/dog/0.jpg' cannot be read"):
+            DATASETS.build({**options, 'split': 'val', 'in_memory': True})

@@ -1,0 +1,268 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+"""Make Markdown tables of the results of suites.
+
+A file's tables stand between `<!-- table: SUITE NAME -->` and `<!-- end -->`;
+with --into they are replaced there. Differences are paired by seed.
+"""
+import argparse
+import json
+import os.path as osp
+import re
+import sys
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Dict, List, Optional, Sequence
+
+# Works from a checkout that is not installed, too.
+sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..', '..'))
+
+from autoprog_mm.utils import write_atomically  # noqa: E402
+
+# Student's t at 97.5 %, for 1, 2, ... degrees of freedom. For more the last one
+# is a little too large, so that intervals are rather too wide.
+T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179,
+         2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)
+PLACE = re.compile(r'(<!-- table: (\S+) (.+?) -->\n)(.*?)(<!-- end -->)', re.S)
+
+
+@dataclass
+class Difference:
+    """A mean of paired differences, with its 95 % interval.
+
+    Args:
+        mean (float): The mean.
+        half (float | None): Half the width of the interval, by Student's t;
+            None for a single pair, which says nothing of others.
+        pairs (int): How many pairs.
+    """
+
+    mean: float
+    half: Optional[float]
+    pairs: int
+
+    def __str__(self) -> str:
+        if self.half is None:
+            return f'{self.mean:+.2f} (one pair)'
+        return f'{self.mean:+.2f} [{self.mean - self.half:+.2f}, {self.mean + self.half:+.2f}]'
+
+
+def paired(values: Dict[int, float], reference: Dict[int, float]) -> Optional[Difference]:
+    """Compare two arms seed by seed.
+
+    Args:
+        values (dict[int, float]): Of an arm, by seed.
+        reference (dict[int, float]): Of the arm to compare it with.
+
+    Returns:
+        Difference | None: Of the seeds that both have; None if there are none.
+    """
+    differences = [values[seed] - reference[seed] for seed in sorted(set(values) & set(reference))]
+    if not differences:
+        return None
+    count = len(differences)
+    half = None if count == 1 else \
+        T_975[min(count - 1, len(T_975)) - 1] * stdev(differences) / count**0.5
+    return Difference(mean(differences), half, count)
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """Mean and standard deviation of some values."""
+    text = f'{mean(values):.{digits}f}'
+    return text if len(values) == 1 else f'{text} ± {stdev(values):.{digits}f}'
+
+
+class Results:
+    """The results of a suite.
+
+    Args:
+        path (str): The file that ``run.py`` has written.
+
+    Raises:
+        ValueError: If it isn't one.
+    """
+
+    def __init__(self, path: str) -> None:
+        with open(path, encoding='utf-8') as file:
+            data = json.load(file)
+        if data.get('schema') != 1 or 'runs' not in data:
+            raise ValueError(f'{path} is not a file of results of schema 1.')
+        self.suite: str = data['suite']
+        self.arms: Dict[str, dict] = data['arms']
+        self.tables: Dict[str, dict] = {table['name']: table for table in data['tables']}
+        self.runs: Dict[str, Dict[int, dict]] = {}
+        for run in data['runs']:
+            self.runs.setdefault(run['arm'], {})[run['seed']] = run
+
+    def column(self, arm: str, key: str) -> Dict[int, float]:
+        """A figure of an arm's runs, by seed."""
+        return {seed: run[key] for seed, run in self.runs[arm].items()}
+
+    # -------------------------------------------------------------- the tables
+
+    def table(self, name: str) -> str:
+        """A table as Markdown.
+
+        Args:
+            name (str): One of the suite's, or ``'machine'`` or ``'runs'``.
+
+        Returns:
+            str: The table.
+
+        Raises:
+            ValueError: For another name.
+        """
+        if name == 'machine':
+            return self._machine()
+        if name == 'runs':
+            return self._all_runs()
+        if name not in self.tables:
+            raise ValueError(f'{self.suite} has no table {name!r}, but machine, runs and '
+                             f'{", ".join(self.tables)}.')
+        table = self.tables[name]
+        return getattr(self, f'_{table.get("kind", "compare")}')(table)
+
+    def _compare(self, table: dict) -> str:
+        """Top-1 and seconds of some arms, against the first of them."""
+        names = [arm for arm in table['arms'] if arm in self.runs]
+        missing = [arm for arm in table['arms'] if arm not in self.runs]
+        reference = table.get('against', table['arms'][0])
+        rows = [['run', 'seeds', 'top-1 in %', f'less {reference}, 95 % interval',
+                 'training seconds', 'speed-up', 'least to most']]
+        for arm in names:
+            row = [arm, str(len(self.runs[arm])), spread(list(self.column(arm, 'top1').values()))]
+            row.append('' if arm == reference or reference not in self.runs else str(
+                paired(self.column(arm, 'top1'), self.column(reference, 'top1')) or ''))
+            row.append(spread(list(self.column(arm, 'train_seconds').values()), 1))
+            row += self._speed_up(arm, reference)
+            rows.append(row)
+        text = markdown(rows)
+        return text + (f'\nNot run: {", ".join(missing)}.\n' if missing else '')
+
+    def _speed_up(self, arm: str, reference: str) -> List[str]:
+        if arm == reference or reference not in self.runs:
+            return ['', '']
+        ours, theirs = (self.column(name, 'train_seconds') for name in (arm, reference))
+        seeds = sorted(set(ours) & set(theirs))
+        if not seeds:
+            return ['', '']
+        # Of the sums: a mean of ratios would weigh a slow moment of the machine twice.
+        ratio = sum(theirs[seed] for seed in seeds) / sum(ours[seed] for seed in seeds)
+        each = [theirs[seed] / ours[seed] for seed in seeds]
+        return [f'{ratio:.2f}', f'{min(each):.2f} to {max(each):.2f}']
+
+    def _weights(self, table: dict) -> str:
+        """Top-1 of momentum and online weights of the same runs."""
+        rows = [['run', 'seeds', 'momentum, top-1 in %', 'online, top-1 in %',
+                 'momentum less online, 95 % interval']]
+        for arm in table['arms']:
+            if arm in self.runs:
+                momentum, online = self.column(arm, 'top1'), self.column(arm, 'top1_online')
+                rows.append([arm, str(len(momentum)), spread(list(momentum.values())),
+                             spread(list(online.values())), str(paired(momentum, online))])
+        return markdown(rows)
+
+    def _choices(self, table: dict) -> str:
+        """What searches chose, by what trend, and what they cost."""
+        rows = [['run', 'seed', 'stages (depth x resolution)', 'w', 'search in s', 'share in %']]
+        for arm in table['arms']:
+            for seed, run in sorted(self.runs.get(arm, {}).items()):
+                record = run['record']
+                searched = [stage['search'] for stage in record['stages'] if stage['search']]
+                seconds = sum(stage['seconds']['search'] for stage in record['stages'])
+                rows.append([
+                    arm, str(seed), describe(record),
+                    ', '.join(f'{search["w"]:.3f}' for search in searched) or '-',
+                    f'{seconds:.1f}', f'{100 * seconds / record["train_seconds"]:.1f}'])
+        return markdown(rows)
+
+    def _ledger(self, table: dict) -> str:
+        """Where the seconds of runs go, in the mean over seeds."""
+        accounts = ('data', 'train', 'search', 'growth')
+        rows = [['run', 'stage', *(f'{name} in s' for name in accounts)]]
+        for arm in table['arms']:
+            stages = [run['record']['stages'] for run in self.runs.get(arm, {}).values()]
+            for index, same in enumerate(zip(*stages)):
+                rows.append([arm, str(index + 1)] + [
+                    f'{mean(stage["seconds"][name] for stage in same):.1f}' for name in accounts])
+        return markdown(rows)
+
+    def _all_runs(self) -> str:
+        """Every run."""
+        rows = [['run', 'seed', 'top-1 in %', 'online', 'training s', 'CPU s', 'stages', 'date']]
+        for arm, runs in self.runs.items():
+            for seed, run in sorted(runs.items()):
+                rows.append([arm, str(seed), f'{run["top1"]:.2f}', f'{run["top1_online"]:.2f}',
+                             f'{run["train_seconds"]:.1f}', f'{run["cpu_seconds"]:.1f}',
+                             describe(run['record']), run['date']])
+        return markdown(rows)
+
+    def _machine(self) -> str:
+        """What ran where, with which versions."""
+        found = []
+        for runs in self.runs.values():
+            for run in runs.values():
+                machine, trained = run['machine'], run['record']['run']
+                versions = {**trained['versions'], 'Python': machine['python']}
+                text = (f'{machine["cpu"]}, {machine["cores"]} cores, {run["jobs"]} runs at once, '
+                        f'each on {trained["device"]}; ' +
+                        ', '.join(f'{name} {version}' for name, version in versions.items()))
+                if text not in found:
+                    found.append(text)
+        dates = sorted({run['date'] for runs in self.runs.values() for run in runs.values()})
+        days = dates[0] if len(dates) == 1 else f'{dates[0]} to {dates[-1]}'
+        return f'{days}: ' + '; '.join(found) + '.\n'
+
+
+def describe(record: dict) -> str:
+    return ' '.join(f'{stage["subnet"]["depth"]}x{stage["subnet"]["resolution"]}'
+                    for stage in record['stages'])
+
+
+def markdown(rows: List[List[str]]) -> str:
+    head, *body = rows
+    lines = [head, ['---'] * len(head), *body]
+    return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
+
+
+def fill(text: str, suites: Dict[str, Results]) -> str:
+    """Replace the tables of a page whose suites are given.
+
+    Args:
+        text (str): The page.
+        suites (dict[str, Results]): Results by the names of their suites.
+
+    Returns:
+        str: The page with new tables.
+    """
+
+    def table(match: re.Match) -> str:
+        begin, suite, name, _, end = match.groups()
+        return begin + '\n' + suites[suite].table(name) + '\n' + end \
+            if suite in suites else match.group()
+
+    return PLACE.sub(table, text)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('results', nargs='+', metavar='RESULTS.json', help="files of run.py")
+    parser.add_argument('--into', metavar='PAGE.md', help='page whose tables are replaced')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    suites = {results.suite: results for results in map(Results, args.results)}
+    if args.into:
+        with open(args.into, encoding='utf-8') as file:
+            text = file.read()
+        write_atomically(args.into, fill(text, suites))
+        return
+    for results in suites.values():
+        for name in ('machine', *results.tables, 'runs'):
+            print(f'### {results.suite}: {name}\n\n{results.table(name)}')
+
+
+if __name__ == '__main__':
+    main()
