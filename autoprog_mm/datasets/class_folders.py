@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Dict, List, Optional, Sequence, Tuple
 
+import cv2
 from mmcv.transforms import LoadImageFromFile
 from mmpretrain.datasets.base_dataset import BaseDataset
 from mmpretrain.registry import DATASETS
@@ -169,7 +170,7 @@ class ClassFolders(BaseDataset):
     def _load(item: dict) -> dict:
         try:
             return LoadImageFromFile()(item)
-        except (AssertionError, OSError) as error:  # the first: it can't be decoded
+        except (AssertionError, OSError, cv2.error) as error:  # the first: it can't be decoded
             raise ValueError(
                 f'data_root: the image {item["img_path"]!r} cannot be read. Delete or mend it, or '
                 'leave in_memory out to train without it.') from error

@@ -30,7 +30,7 @@ _TRIED_BYTES = 4096
 _FALLING = ('CosineAnnealingLR', 'PolyLR')
 
 
-class _Options(DictAction):
+class OptionsAction(DictAction):
     """mmengine's action for key=value, which has no words for what isn't."""
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
@@ -52,7 +52,7 @@ def parse_with_common(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=_Options,
+        action=OptionsAction,
         help='override settings of the config, such as train_cfg.max_epochs=10 or '
         'custom_hooks.0.search.epochs=1; lists as key="[a,b]" or key=a,b')
     parser.add_argument('--amp', action='store_true', help='enable automatic mixed precision')

@@ -1,24 +1,24 @@
-# An hour or two on 2 cores: DeiT-micro on a fixed fifth of CIFAR-10, a folder of
-# class folders, train/ and test/.
+# Six to twelve minutes a run on a CPU: a narrow DeiT of 12 layers on a fixed tenth
+# of CIFAR-10, which is a folder of class folders, train/ and test/.
 #
 # Command:  python tools/experiments/run.py configs/experiments/cifar10_cpu.py --jobs 2
 #           --cfg-options data_root=/path/to/folder
 # Figures:  in docs/results.md
-about = 'DeiT-micro on a fifth of CIFAR-10: 10,000 images to train, 10,000 to test, 24 epochs'
+about = 'A narrow DeiT on a tenth of CIFAR-10: 5,000 images to train, 10,000 to test, 20 epochs'
 base = './_base_/deit-micro_cifar10.py'
-# The recipe was chosen on seed 100, so it isn't among these.
+# Recipe and schedule were chosen on seed 100, so it isn't among these.
 seeds = [10, 11, 12, 13, 14]
 
 
-def _hook(scale, search=None):
+def _hook(scale, search=None, num_stages=5):
     return dict(
-        num_stages=4,
+        num_stages=num_stages,
         initial_scale=dict(depth=scale, resolution=scale),
         resolution_divisor=4,
         search=search)
 
 
-_search = dict(type='OneShotSearch', epochs=2, eval_batches=4, evals=(1, 1), cost='flops')
+_search = dict(type='OneShotSearch', epochs=1, eval_batches=4, evals=(2, 2), cost='flops')
 
 arms = {
     'baseline': dict(),
@@ -26,14 +26,23 @@ arms = {
     'prog 0.4': dict(hook=_hook(0.4)),
     'autoprog 0.5': dict(hook=_hook(0.5, _search)),
     'prog 0.5': dict(hook=_hook(0.5)),
+    # What follows is 'prog 0.4' with one thing changed.
+    'RandomInit': dict(hook=_hook(0.4), optim_wrapper=dict(growth=dict(type='RandomInit'))),
+    'Stacking': dict(hook=_hook(0.4), optim_wrapper=dict(growth=dict(type='Stacking'))),
+    'Interpolation': dict(hook=_hook(0.4), optim_wrapper=dict(growth=dict(type='Interpolation'))),
+    'IdentityInit': dict(hook=_hook(0.4), optim_wrapper=dict(growth=dict(type='IdentityInit'))),
+    '4 stages': dict(hook=_hook(0.4, num_stages=4)),
 }
 
+_operators = ['RandomInit', 'Stacking', 'Interpolation', 'IdentityInit']
 tables = [
     dict(name='main', arms=['baseline', 'autoprog 0.4', 'prog 0.4', 'autoprog 0.5', 'prog 0.5']),
     dict(name='search', kind='choices', arms=['autoprog 0.4', 'autoprog 0.5']),
     dict(name='search-against-manual', arms=['prog 0.4', 'autoprog 0.4']),
     dict(name='ledger', kind='ledger', arms=['baseline', 'prog 0.4', 'autoprog 0.4']),
-    dict(name='ema', kind='weights', arms=['baseline', 'prog 0.4', 'autoprog 0.4']),
+    dict(name='operators', arms=['prog 0.4', *_operators]),
+    dict(name='stages', arms=['prog 0.4', '4 stages']),
+    dict(name='ema', kind='weights', arms=['baseline', 'prog 0.4', 'Interpolation']),
 ]
 
-del _hook, _search
+del _hook, _search, _operators

@@ -1,17 +1,18 @@
-# Minutes on a CPU: DeiT-micro on 5,000 MNIST digits, the demo's recipe.
+# Two to five minutes a run on a CPU: DeiT-micro on 5,000 MNIST digits, the demo's
+# recipe.
 #
 # Command:  python tools/experiments/run.py configs/experiments/mnist5k.py --jobs 2
 # Figures:  in docs/results.md
 about = 'DeiT-micro on MNIST5k: 3,500 images to train, 1,500 to test, 24 epochs'
 base = '../baseline/deit-micro_baseline_mnist5k.py'
-# The recipe was chosen on seeds 0 to 2, so none of them is among these.
-seeds = [10, 11, 12, 13, 14]
+# Recipe and schedule were chosen on seeds 0 to 2 and 10, so none is among these.
+seeds = [11, 12, 13, 14, 15]
 # Only the final weights count. Images are made in the process that trains, since
 # a run may have one core only.
 options = {'train_cfg.val_interval': 24, 'train_dataloader.num_workers': 0}
 
 
-def _hook(depth=0.5, resolution=0.5, num_stages=3, search=None):
+def _hook(depth=0.5, resolution=0.5, num_stages=4, search=None):
     return dict(
         num_stages=num_stages,
         initial_scale=dict(depth=depth, resolution=resolution),
@@ -19,7 +20,7 @@ def _hook(depth=0.5, resolution=0.5, num_stages=3, search=None):
         search=search)
 
 
-_search = dict(type='OneShotSearch', epochs=2, eval_batches=4, evals=(1, 1), cost='flops')
+_search = dict(type='OneShotSearch', epochs=1, eval_batches=4, evals=(2, 2), cost='flops')
 
 arms = {
     'baseline': dict(),
@@ -38,7 +39,7 @@ arms = {
     'depth only': dict(hook=_hook(resolution=1.)),
     'resolution only': dict(hook=_hook(depth=1.)),
     '2 stages': dict(hook=_hook(num_stages=2)),
-    '4 stages': dict(hook=_hook(num_stages=4)),
+    '3 stages': dict(hook=_hook(num_stages=3)),
     '8 stages': dict(hook=_hook(num_stages=8)),
 }
 
@@ -52,7 +53,7 @@ tables = [
     dict(name='optimizer-state', arms=['prog 0.5', 'reset']),
     dict(name='decays', arms=['prog 0.5', 'decays 0.9, 0.97', 'decays 0.99, 0.997']),
     dict(name='where', arms=['baseline', 'prog 0.5', 'depth only', 'resolution only']),
-    dict(name='stages', arms=['prog 0.5', '2 stages', '4 stages', '8 stages']),
+    dict(name='stages', arms=['prog 0.5', '2 stages', '3 stages', '8 stages']),
     dict(name='ema', kind='weights', arms=['baseline', 'prog 0.5', 'Interpolation']),
 ]
 

@@ -220,6 +220,7 @@ class TestDataset:
         assert torch.equal(dataset[0]['inputs'], expected['inputs'])
         one, other = dataset[0]['data_samples'], expected['data_samples']
         assert one.metainfo == other.metainfo and one.ori_shape == (9, 7)
-        (tmp_path / 'val/dog/0.jpg').write_text('text')
-        with pytest.raises(ValueError, match=r"val/dog/0.jpg' cannot be read"):
-            DATASETS.build({**options, 'split': 'val', 'in_memory': True})
+        for content in ('text', ''):
+            (tmp_path / 'val/dog/0.jpg').write_text(content)
+            with pytest.raises(ValueError, match=r"val/dog/0.jpg' cannot be read"):
+                DATASETS.build({**options, 'split': 'val', 'in_memory': True})

@@ -1,5 +1,7 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """tools/experiments: runs of a suite, and the tables made of them."""
+import argparse
+import fcntl
 import json
 import os
 import re
@@ -10,10 +12,15 @@ import time
 from math import lgamma, pi
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 
+from autoprog_mm import Subnet
+from autoprog_mm.engine.launch import prepare_config
+from autoprog_mm.engine.plan import make_plan
 from tests.micro import micro_config
 from tests.test_tools import load_tool
 
@@ -22,6 +29,8 @@ TOOLS = ROOT / 'tools' / 'experiments'
 SUITES = sorted((ROOT / 'configs' / 'experiments').glob('*.py'))
 RESULTS = sorted((ROOT / 'docs' / 'results').glob('*.json'))
 PAGE = ROOT / 'docs' / 'results.md'
+# What the last arm with a search begins with, by hand: scales 0.4, 0.4 and 0.5.
+SMALLEST = dict(mnist5k=Subnet(3, 16), cifar10=Subnet(5, 12), cifar10_cpu=Subnet(6, 16))
 SUITE = '''
 base = './base.py'
 seeds = [3, 4]
@@ -56,8 +65,7 @@ def suite(jpeg_root, tmp_path):
     cfg.pop('work_dir')
     cfg.pop('experiment_name')
     cfg.custom_imports = dict(imports=['autoprog_mm'], allow_failed_imports=False)
-    cfg.custom_hooks = [hook for hook in cfg.custom_hooks
-                        if hook['type'] in ('AutoProgHook', 'MoGrowEMAHook')]
+    cfg.custom_hooks = [dict(type='AutoProgHook', num_stages=1), dict(type='MoGrowEMAHook')]
     (tmp_path / 'base.py').write_text(cfg.pretty_text)
     path = tmp_path / 'suite.py'
     path.write_text(SUITE)
@@ -94,11 +102,16 @@ def test_suite_is_stopped_resumed_and_collected(suite):
     assert process.returncode != 0
 
     done = {path: path.stat().st_mtime_ns for path in runs.rglob('result.json')}
+    stopped = [path for path in runs.glob('*/seed3') if not (path / 'result.json').exists()]
+    assert stopped
     printed = subprocess.run(
         command(suite, '--seeds', '3', '--jobs', '2'), check=True, stdout=subprocess.PIPE,
         text=True).stdout
     assert f'2 runs, {2 - len(done)} of them to do' in printed
     assert all(path.stat().st_mtime_ns == then for path, then in done.items())
+    for path in stopped:
+        log = (path / 'log.txt').read_text()
+        assert 'Stopped by SIGTERM' in log and 'resumed epoch' in log
 
     results = json.loads((runs / 'results.json').read_text())
     found = {row['arm']: row for row in results['runs']}
@@ -113,6 +126,7 @@ def test_suite_is_stopped_resumed_and_collected(suite):
         log = (runs / name / 'seed3' / 'log.txt').read_text()
         assert float(re.findall(r'accuracy/top1: ([\d.]+)', log)[-1]) == row['top1']
         assert row['top1_online'] * 16 % 100 == 0
+        assert (row['jobs'], row['cores']) == (2, len(os.sched_getaffinity(0)) // 2)
     assert [stage['subnet'] for stage in found['prog']['record']['stages']] == [
         dict(depth=2, resolution=16), dict(depth=4, resolution=32)]
     assert found['prog']['record']['stages'][1]['operator'] == 'IdentityInit'
@@ -125,12 +139,18 @@ def test_suite_is_stopped_resumed_and_collected(suite):
         '.custom_hooks.0', '.optim_wrapper.growth', '.optim_wrapper.optimizer_state'}
 
     suite.write_text(SUITE.replace('max_epochs\': 2', 'max_epochs\': 3'))
-    again = subprocess.run(command(suite), capture_output=True, text=True)
-    assert again.returncode != 0 and 'has a run with another config' in again.stderr
+    for args, message in ((['--seeds', '3'], '--out: .*has a result of baseline, seed 3, with'),
+                          (['--seeds', '3', '--out', str(runs / 'other.json')],
+                           '--work-dir: .*has a result of another config')):
+        again = subprocess.run(command(suite, *args), capture_output=True, text=True)
+        assert again.returncode == 2 and re.search(message, again.stderr), again.stderr
 
 
 @pytest.mark.parametrize('change, message', [
     (("growth=dict(type='IdentityInit')", 'optimizer=dict(lr=1.)'), 'optim_wrapper.optimizer'),
+    (('num_stages=2', 'num_stages=2, max_batch_per_step=8'), r"\['hook.max_batch_per_step'\]"),
+    (("'train_cfg.max_epochs'", "'custom_hooks.0.num_stages'"), 'options must not set custom_hook'),
+    (("name='main'", "name='main', kind='choises'"), "'choises'"),
     (("'prog': dict(", "'prog': dict(model=dict(),"), r"sets \['model'\]"),
     (('seeds = [3, 4]', ''), "missing: \\['seeds'\\]"),
     (("options = {", "option = {"), "unknown: \\['option'\\]"),
@@ -144,26 +164,91 @@ def test_mistakes_in_a_suite(run, suite, change, message):
         run.read_suite(str(suite))
 
 
+def test_mistyped_option(run, suite):
+    with pytest.raises(ValueError, match=r"--cfg-options: ./base.py has no \['train_cgf.val'\]"):
+        run.make_config(str(suite.parent), run.read_suite(str(suite)), 'prog', 3,
+                        {'train_cgf.val': 2})
+
+
+def test_base_that_grows_already(run, suite):
+    base = suite.parent / 'base.py'
+    base.write_text(base.read_text().replace("type='AutoProgHook'",
+                                             "type='AutoProgHook', max_batch_per_step=8"))
+    with pytest.raises(ValueError, match="must be the baseline's"):
+        run.make_config(str(suite.parent), run.read_suite(str(suite)), 'prog', 3, {})
+
+
+def test_fingerprint_is_of_all_but_the_place_of_data(run, suite):
+    suite = run.read_suite(str(suite)), str(suite.parent)
+
+    def made(arm='prog', seed=3, **options):
+        return run.fingerprint(run.make_config(suite[1], suite[0], arm, seed, options))
+
+    elsewhere = {'train_dataloader.dataset.data_root': '/elsewhere'}
+    assert made() == made(**elsewhere)
+    others = [made('baseline'), made(seed=4), made(**{'optim_wrapper.optimizer.lr': 1.})]
+    assert len({made(), *others}) == 4
+
+
+def test_run_has_one_writer(run, tmp_path):
+    with open(tmp_path / '.lock', 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(RuntimeError, match='another process trains this run'):
+            run.train_one(str(tmp_path))
+
+
 @pytest.mark.skipif(not hasattr(os, 'sched_getaffinity'), reason='cores are not divided here')
 def test_runs_at_once_have_cores_for_themselves(run, monkeypatch):
     monkeypatch.setattr(os, 'sched_getaffinity', lambda _: {0, 2, 3, 5, 6})
     assert run.shares_of_cores(2) == [[0, 2], [3, 5]]
     assert run.shares_of_cores(1) == [[0, 2, 3, 5, 6]]
-    with pytest.raises(ValueError, match='--jobs must be 1 to 5'):
-        run.shares_of_cores(6)
+    for jobs in (0, -1, 6):
+        with pytest.raises(ValueError, match='--jobs must be 1 to 5'):
+            run.shares_of_cores(jobs)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    with pytest.raises(ValueError, match='--jobs must be 1 with a GPU'):
+        run.shares_of_cores(2)
+
+
+@pytest.fixture(scope='module')
+def pictures(tmp_path_factory):
+    """Ten classes of two pictures of 32 pixels, to train and to test."""
+    root = tmp_path_factory.mktemp('pictures')
+    for split in ('train', 'test'):
+        for label in range(10):
+            folder = root / split / f'class{label}'
+            folder.mkdir(parents=True)
+            for i in range(2):
+                cv2.imwrite(str(folder / f'{i}.jpg'), np.full((32, 32, 3), 20 * label, np.uint8))
+    return root
 
 
 @pytest.mark.parametrize('path', SUITES, ids=lambda path: path.stem)
-def test_suites_of_the_project(run, path):
-    """Each arm has a config that can be read; a name of a table is used once."""
+def test_suites_of_the_project(run, path, pictures):
+    """Each arm has a config that differs from another's in growth only, and can be trained."""
     suite = run.read_suite(str(path))
     names = [entry['name'] for entry in suite['tables']]
     assert len(names) == len(set(names))
     assert len(suite['seeds']) >= 3 and 'baseline' in ''.join(suite['arms'])
-    for arm in suite['arms']:
-        cfg = run.make_config(str(path.parent), suite, arm, 7, {'data_root': '/images'})
+    options = {} if path.stem == 'mnist5k' else {
+        'data_root': str(pictures), 'train_dataloader.batch_size': 10}
+    configs = {}
+    for arm, settings in suite['arms'].items():
+        cfg = run.make_config(str(path.parent), suite, arm, 7, options)
         assert cfg.randomness == dict(seed=7) and cfg.custom_hooks[0].type == 'AutoProgHook'
-        assert cfg.param_scheduler[-1].end == cfg.train_cfg.max_epochs
+        assert cfg.param_scheduler[-1].end == cfg.train_cfg.max_epochs == cfg.train_cfg.val_interval
+        configs.setdefault(settings['base'], []).append(cfg)
+    for same in configs.values():
+        places = {place for cfg in same[1:]
+                  for place in differing(same[0].to_dict(), cfg.to_dict())}
+        growth = r'\.custom_hooks\.0|\.optim_wrapper\.(growth|optimizer_state|ema_decays)'
+        assert all(re.match(growth, place) for place in places), places
+        searched = [cfg for cfg in same if cfg.custom_hooks[0].get('search')][-1]
+        plan = make_plan(prepare_config(searched, argparse.Namespace(
+            config=str(path), work_dir=None, launcher='none', amp=False, resume=None,
+            no_pin_memory=False, cfg_options=None)))
+        assert plan.stages[0].subnet == SMALLEST[path.stem]
+        assert plan.stages[-1].subnet == plan.full
 
 
 # --------------------------------------------------------------------- tables
@@ -175,7 +260,7 @@ def result(arm, seed, top1, seconds, **other):
     record = dict(stages=[stage], train_seconds=seconds,
                   run=dict(device='CPU, 1 threads', versions=dict(torch='2.13.0')))
     return dict(arm=arm, seed=seed, top1=top1, top1_online=top1 - 1, train_seconds=seconds,
-                cpu_seconds=seconds, date='2026-01-02', jobs=2, record=record,
+                date='2026-01-02', jobs=2, cores=1, record=record,
                 machine=dict(cpu='a CPU', cores=2, python='3.11.7', gpu=None), **other)
 
 
@@ -186,7 +271,8 @@ def results(table, tmp_path):
             result('prog', 2, 91.5, 50.), result('prog', 3, 94., 80.)]
     path = tmp_path / 'results.json'
     path.write_text(json.dumps(dict(
-        schema=1, suite='s', arms=dict(baseline={}, prog={}, other={}), runs=runs, tables=[
+        schema=1, suite='s', seeds=[1, 2, 3], arms=dict(baseline={}, prog={}, other={}),
+        runs=runs, tables=[
             dict(name='main', arms=['baseline', 'prog', 'other']),
             dict(name='ema', kind='weights', arms=['prog']),
             dict(name='ledger', kind='ledger', arms=['prog'])])))
@@ -198,7 +284,7 @@ def test_paired_differences_by_hand(table):
     found = table.paired({1: 91., 2: 91.5, 3: 94., 9: 0.}, {1: 90., 2: 91., 3: 92.})
     assert found.mean == pytest.approx(7 / 6)
     assert found.half == pytest.approx(4.303 * (7 / 12)**0.5 / 3**0.5)
-    assert found.pairs == 3 and str(found) == '+1.17 [-0.73, +3.06]'
+    assert found.pairs == 3 and str(found) == '+1.17 [-0.73, +3.06], 3 pairs'
     assert str(table.paired({1: 2.}, {1: 1.})) == '+1.00 (one pair)'
     assert table.paired({1: 2.}, {2: 1.}) is None
 
@@ -216,18 +302,29 @@ def test_table_by_hand(table, results):
     lines = table.Results(str(results)).table('main').splitlines()
     assert lines[2] == '| baseline | 3 | 91.00 ± 1.00 |  | 110.0 ± 10.0 |  |  |'
     # (100 + 110 + 120) / (50 + 50 + 80) = 1.83; 100/50, 110/50 and 120/80 by seed.
-    assert lines[3] == ('| prog | 3 | 92.17 ± 1.61 | +1.17 [-0.73, +3.06] | 60.0 ± 17.3 | 1.83 | '
-                        '1.50 to 2.20 |')
+    assert lines[3] == ('| prog | 3 | 92.17 ± 1.61 | +1.17 [-0.73, +3.06], 3 pairs | 60.0 ± 17.3 | '
+                        '1.83 | 1.50 to 2.20 |')
     assert lines[-1] == 'Not run: other.'
+
+
+def test_missing_seeds_are_told(table, results):
+    data = json.loads(results.read_text())
+    data['runs'] = [row for row in data['runs'] if (row['arm'], row['seed']) != ('prog', 2)]
+    results.write_text(json.dumps(data))
+    text = table.Results(str(results)).table('main')
+    # 91 - 90 and 94 - 92; (100 + 120) / (50 + 80).
+    assert '| +1.50 [-4.85, +7.85], 2 pairs |' in text and '| 1.69 |' in text
+    assert text.endswith('\nNot run: prog (seeds 2); other.\n')
 
 
 def test_other_tables(table, results):
     results = table.Results(str(results))
-    assert '| prog | 3 | 92.17 ± 1.61 | 91.17 ± 1.61 | +1.00 [+1.00, +1.00] |' in \
+    assert '| prog | 3 | 92.17 ± 1.61 | 91.17 ± 1.61 | +1.00 [+1.00, +1.00], 3 pairs |' in \
         results.table('ema')
     assert '| prog | 1 | 1.0 | 58.5 | 0.0 | 0.5 |' in results.table('ledger')
     assert results.table('runs').count('\n') == 2 + 6
-    assert '2026-01-02: a CPU, 2 cores, 2 runs at once' in results.table('machine')
+    assert '2026-01-02: a CPU, 2 cores, 2 runs at once with 1 cores each; torch 2.13.0, ' in \
+        results.table('machine')
     with pytest.raises(ValueError, match="no table 'mein'"):
         results.table('mein')
 
@@ -253,16 +350,20 @@ def test_page_has_the_tables_of_the_committed_results(table):
 
 
 @pytest.mark.parametrize('path', RESULTS, ids=lambda path: path.stem)
-def test_committed_results_are_of_matched_runs(path):
-    """Same data, epochs, batch and steps in all runs of a base; a seed once an arm."""
+def test_committed_results_are_of_matched_runs(run, path):
+    """Of the suite's configs, on the same machine; a seed once an arm, and no path of a machine."""
     data = json.loads(path.read_text())
+    suite = ROOT / 'configs' / 'experiments' / f'{data["suite"]}.py'
+    run.check_old_results(run.read_suite(str(suite)), str(suite.parent), {}, str(path))
+    assert 'data_root' not in path.read_text()
     by_base = {}
     for row in data['runs']:
         told = row['record']['run']
         assert told['seed'] == row['seed'] and row['record']['finished']
         by_base.setdefault(data['arms'][row['arm']]['base'], set()).add(json.dumps(
             [told[key] for key in ('epochs', 'batch_size', 'steps_per_epoch', 'samples',
-                                   'dataset', 'versions', 'device')]))
+                                   'dataset', 'versions', 'device')] +
+            [row['machine'], row['jobs'], row['cores']]))
     assert all(len(kinds) == 1 for kinds in by_base.values())
     pairs = [(row['arm'], row['seed']) for row in data['runs']]
     assert len(pairs) == len(set(pairs))

@@ -118,8 +118,7 @@ def test_interrupted_and_killed_runs_resume_exactly(jpeg_root, tmp_path):
     assert status == 0, output
 
     broken = tmp_path / 'broken'
-    for epoch, how, code in ((1, signal.SIGTERM, 143), (3, signal.SIGINT, 130),
-                             (5, signal.SIGKILL, -9)):
+    for epoch, how, code in ((1, signal.SIGINT, 130), (4, signal.SIGKILL, -9)):
         args = command('train.py', config, '--work-dir', broken, '--resume')
         with open(tmp_path / 'log', 'w') as log:
             process = subprocess.Popen(
@@ -139,12 +138,13 @@ def test_interrupted_and_killed_runs_resume_exactly(jpeg_root, tmp_path):
         assert differences(expected[key], got[key], key) == []
 
 
-@pytest.mark.parametrize('family, port', [('deit', 29613), ('volo', 29614)])
-def test_two_processes_stay_equal(jpeg_root, tmp_path, family, port):
-    """Two ranks on gloo search, grow and end with one record and one model."""
-    options = {}
-    if family == 'volo':
-        options = volo_options(write_label_maps(jpeg_root, tmp_path / 'labels', 4))
+def test_two_processes_stay_equal(jpeg_root, tmp_path):
+    """Two ranks on gloo search, grow and end with one record and one model.
+
+    With VOLO, which has buffers and dense losses, too; for DeiT test_launchers.py
+    has two ranks that take the steps of one.
+    """
+    options = volo_options(write_label_maps(jpeg_root, tmp_path / 'labels', 4))
     config = dump_micro(
         jpeg_root,
         tmp_path,
@@ -179,7 +179,7 @@ class DumpRank(Hook):
 ''')
     done = subprocess.run([
         sys.executable, '-W', 'ignore', '-m', 'torch.distributed.run', '--nproc_per_node=2',
-        '--master_addr=127.0.0.1', f'--master_port={port}',
+        '--master_addr=127.0.0.1', '--master_port=29614',
         str(ROOT / 'tools' / 'train.py'),
         str(config), '--work-dir',
         str(tmp_path / 'run'), '--launcher', 'pytorch'

@@ -6,24 +6,27 @@ grows, and in nothing else. What is finished is not run again, and what was
 interrupted goes on where it stopped. Results are of the final weights.
 """
 import argparse
+import fcntl
+import hashlib
 import json
 import os
 import os.path as osp
 import platform
-import resource
 import signal
 import subprocess
 import sys
 import time
-from typing import Dict, List, Optional, Tuple
+from typing import Callable, Dict, List, Tuple
 
 # Works from a checkout that is not installed, too.
 sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..', '..'))
 
-from mmengine.config import Config, DictAction  # noqa: E402
+import torch  # noqa: E402
+from mmengine.config import Config  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
 from autoprog_mm.engine.launch import (  # noqa: E402
+    OptionsAction,
     check_datasets,
     check_work_dir,
     prepare_config,
@@ -34,11 +37,20 @@ from autoprog_mm.utils import write_atomically  # noqa: E402
 
 SCHEMA = 1
 RESULT = 'result.json'
+STARTED = 'started.json'
 CONFIG = osp.join('given', 'config.py')  # beside it would be the one that mmengine dumps
 LOG = 'log.txt'
 # What an arm may set: how the network grows. Everything else is the suite's.
-WRAPPER_KEYS = ('growth', 'optimizer_state', 'ema_decays')
+ARM_KEYS = {
+    'base': None,
+    'hook': {'num_stages', 'initial_scale', 'resolution_divisor', 'regularization', 'search'},
+    'optim_wrapper': {'growth', 'optimizer_state', 'ema_decays'},
+}
 SUITE_KEYS = {'base', 'seeds', 'arms', 'tables', 'options', 'about'}
+TABLE_KINDS = {'compare', 'weights', 'choices', 'ledger'}
+# What the options of all runs may not set, since it is an arm's or the seed's.
+NO_OPTIONS = ('custom_hooks', 'randomness', 'work_dir', *(
+    f'optim_wrapper.{key}' for key in sorted(ARM_KEYS['optim_wrapper'])))
 
 
 def parse_args() -> argparse.Namespace:
@@ -61,7 +73,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=OptionsAction,
         default={},
         help='settings of all runs, such as data_root=/path/to/folder')
     parser.add_argument('--one', help=argparse.SUPPRESS)  # a run's folder, in its own process
@@ -90,31 +102,45 @@ def read_suite(path: str) -> dict:
         raise ValueError(
             f'{path}: a suite has the keys {sorted(SUITE_KEYS)}, of which base, seeds and arms '
             f'must be there; unknown: {unknown}, missing: {missing}.')
+    _check_options('options', suite.get('options', {}))
     for name, arm in suite['arms'].items():
         _check_arm(path, name, arm)
         arm.setdefault('base', suite['base'])
     for table in suite.get('tables', []):
-        unknown = sorted(set(table['arms']) - set(suite['arms']))
-        if unknown:
-            raise ValueError(f'{path}: the table {table["name"]!r} has arms that the suite '
-                             f'lacks: {unknown}.')
-        bases = sorted({suite['arms'][arm]['base'] for arm in table['arms']})
-        if len(bases) > 1:
-            raise ValueError(f'{path}: the table {table["name"]!r} compares runs of different '
-                             f'configs: {bases}.')
+        _check_table(path, table, suite['arms'])
     return suite
 
 
 def _check_arm(path: str, name: str, arm: dict) -> None:
-    unknown = sorted(set(arm) - {'base', 'hook', 'optim_wrapper'})
-    unknown += [f'optim_wrapper.{key}' for key in arm.get('optim_wrapper', {})
-                if key not in WRAPPER_KEYS]
+    unknown = sorted(set(arm) - set(ARM_KEYS))
+    for part in ('hook', 'optim_wrapper'):
+        unknown += [f'{part}.{key}' for key in sorted(set(arm.get(part, {})) - ARM_KEYS[part])]
     if unknown:
         raise ValueError(
             f'{path}: the arm {name!r} sets {unknown}. Arms are compared, so they may differ in '
-            f'growth only: in hook (arguments of AutoProgHook) and optim_wrapper '
-            f'({", ".join(WRAPPER_KEYS)}); and in base, of which a table has one. Put what all '
-            'runs have into options.')
+            'growth only: ' +
+            '; '.join(f'{part}: {", ".join(sorted(keys))}' for part, keys in ARM_KEYS.items()
+                      if keys) + '. Put what all runs have into options.')
+
+
+def _check_table(path: str, table: dict, arms: dict) -> None:
+    where = f'{path}: the table {table.get("name")!r}'
+    if not {'name', 'arms'} <= set(table) <= {'name', 'arms', 'kind'} or \
+            table.get('kind', 'compare') not in TABLE_KINDS:
+        raise ValueError(f'{where} must have name and arms, and may have kind, one of '
+                         f'{sorted(TABLE_KINDS)}; but got {table}.')
+    unknown = sorted(set(table['arms']) - set(arms))
+    if unknown:
+        raise ValueError(f'{where} has arms that the suite lacks: {unknown}.')
+    bases = sorted({arms[arm]['base'] for arm in table['arms']})
+    if len(bases) > 1:
+        raise ValueError(f'{where} compares runs of different configs: {bases}.')
+
+
+def _check_options(name: str, options: dict) -> None:
+    for key in options:
+        if any(key == taken or key.startswith(f'{taken}.') for taken in NO_OPTIONS):
+            raise ValueError(f'{name} must not set {key}: that is what arms and seeds are for.')
 
 
 def make_config(folder: str, suite: dict, arm: str, seed: int, options: dict) -> Config:
@@ -132,15 +158,41 @@ def make_config(folder: str, suite: dict, arm: str, seed: int, options: dict) ->
     """
     settings = suite['arms'][arm]
     cfg = read_config(osp.normpath(osp.join(folder, settings['base'])))
-    cfg.merge_from_dict(suite.get('options', {}))
-    cfg.merge_from_dict(options)
+    for name, given in (('options', suite.get('options', {})), ('--cfg-options', options)):
+        unknown = sorted(key for key in given if key.split('.')[0] not in cfg)
+        if unknown:
+            raise ValueError(f'{name}: {settings["base"]} has no {unknown}. Check the spelling.')
+        cfg.merge_from_dict(given)
     hook = dict(type='AutoProgHook', **{'num_stages': 1, **settings.get('hook', {})})
-    cfg.custom_hooks = [hook if old['type'] == 'AutoProgHook' else old
-                        for old in cfg.custom_hooks]
+    for i, old in enumerate(cfg.custom_hooks):
+        if old['type'] == 'AutoProgHook':
+            if set(old) - {'type', 'num_stages'}:
+                raise ValueError(f'{settings["base"]}: AutoProgHook must be the baseline\'s, with '
+                                 f'num_stages=1 and nothing else, but got {dict(old)}.')
+            cfg.custom_hooks[i] = hook
     for key, value in settings.get('optim_wrapper', {}).items():
         cfg.optim_wrapper[key] = value
     cfg.randomness = dict(seed=seed)
     return cfg
+
+
+def fingerprint(cfg: Config) -> str:
+    """What tells whether two runs had the same config, wherever their data lie.
+
+    Args:
+        cfg (Config): Of :func:`make_config`.
+
+    Returns:
+        str: Begin of the SHA-256 of the config without the places of data.
+    """
+
+    def plain(value):
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items() if key != 'data_root'}
+        return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+    text = json.dumps(plain(cfg.to_dict()), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 # -------------------------------------------------------------------- one run
@@ -151,7 +203,17 @@ def train_one(work_dir: str) -> None:
 
     Args:
         work_dir (str): The run's folder, with its config.
+
+    Raises:
+        RuntimeError: If another process trains in this folder, or if the run
+            ends before its last epoch.
     """
+    lock = open(osp.join(work_dir, '.lock'), 'w')  # as long as the process lives
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise RuntimeError(f'{work_dir}: another process trains this run. Stop it, or wait.') \
+            from None
     args = argparse.Namespace(
         config=osp.join(work_dir, CONFIG), work_dir=work_dir, launcher='none', amp=False,
         resume='auto' if osp.exists(osp.join(work_dir, 'last_checkpoint')) else None,
@@ -168,13 +230,14 @@ def train_one(work_dir: str) -> None:
     online = evaluate(runner)
     runner.optim_wrapper.swap_momentum()
     momentum = evaluate(runner)
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     result = dict(
         top1=momentum, top1_online=online, train_seconds=record['train_seconds'],
-        cpu_seconds=sum(usage.ru_utime + usage.ru_stime for usage in used), record=record)
+        date=time.strftime('%Y-%m-%d', time.gmtime()), machine=machine(),
+        **read_json(osp.join(work_dir, STARTED)), record=record)
     write_atomically(osp.join(work_dir, RESULT), json.dumps(result))
 
 
+@torch.no_grad()
 def evaluate(runner: Runner) -> float:
     """Top-1 of the model as it is, in percent, by the validation's data and evaluator."""
     loader, evaluator = runner.val_dataloader, runner.val_evaluator
@@ -187,30 +250,31 @@ def evaluate(runner: Runner) -> float:
 # ------------------------------------------------------------------ the matrix
 
 
-def start(suite_path: str, work_dir: str, cores: Optional[List[int]]) -> subprocess.Popen:
+def start(suite_path: str, work_dir: str, cores: List[int]) -> subprocess.Popen:
     """Start a run in a process of its own, which has some cores for itself."""
-    environment = dict(os.environ)
-    if cores:
-        environment['OMP_NUM_THREADS'] = str(len(cores))
+    environment = {**os.environ, 'OMP_NUM_THREADS': str(len(cores))}
     with open(osp.join(work_dir, LOG), 'a', encoding='utf-8') as log:
         return subprocess.Popen(
             [sys.executable, '-W', 'ignore', osp.abspath(__file__), suite_path, '--one', work_dir],
             stdout=log, stderr=subprocess.STDOUT, env=environment,
-            preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else None)
+            preexec_fn=(lambda: os.sched_setaffinity(0, cores))
+            if hasattr(os, 'sched_setaffinity') else None)
 
 
-def shares_of_cores(jobs: int) -> List[Optional[List[int]]]:
-    """The cores of each of the runs at once; None where they aren't divided."""
-    if not hasattr(os, 'sched_getaffinity'):
-        return [None] * jobs
-    cores = sorted(os.sched_getaffinity(0))
+def shares_of_cores(jobs: int) -> List[List[int]]:
+    """The cores of each of the runs at once (where they can't be assigned: how many)."""
+    if jobs != 1 and torch.cuda.is_available():
+        raise ValueError(f'--jobs must be 1 with a GPU, which runs would share, but got {jobs}.')
+    divided = hasattr(os, 'sched_getaffinity')
+    cores = sorted(os.sched_getaffinity(0)) if divided else list(range(os.cpu_count()))
     if not 1 <= jobs <= len(cores):
         raise ValueError(f'--jobs must be 1 to {len(cores)}, the number of cores, but got {jobs}.')
     size = len(cores) // jobs
     return [cores[i * size:(i + 1) * size] for i in range(jobs)]
 
 
-def run_all(suite_path: str, todo: List[Tuple[str, int, str]], jobs: int, collect) -> List[str]:
+def run_all(suite_path: str, todo: List[Tuple[str, int, str]], jobs: int,
+            collect: Callable[[], None]) -> List[str]:
     """Run what is left to do, and collect after each run.
 
     Args:
@@ -229,6 +293,9 @@ def run_all(suite_path: str, todo: List[Tuple[str, int, str]], jobs: int, collec
             while todo and free:
                 arm, seed, folder = todo.pop(0)
                 cores = free.pop(0)
+                told = dict(jobs=jobs, cores=len(cores))
+                write_atomically(osp.join(folder, STARTED), json.dumps(
+                    {**read_json(osp.join(folder, STARTED)), **told}))
                 running[start(suite_path, folder, cores)] = (arm, seed, folder, cores)
             time.sleep(0.5)
             for process in [process for process in running if process.poll() is not None]:
@@ -263,33 +330,40 @@ def read_json(path: str):
 
 def machine() -> dict:
     """What this runs on, for whoever reads the figures."""
-    import torch
     model = platform.processor()
     if osp.exists('/proc/cpuinfo'):
         with open('/proc/cpuinfo', encoding='utf-8') as file:
             names = [line.split(':', 1)[1] for line in file if line.startswith('model name')]
         model = names[0].strip() if names else model
     return dict(
-        cpu=model, cores=len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else
-        os.cpu_count(), gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        cpu=model, cores=os.cpu_count(),
+        gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         system=platform.system(), python=platform.python_version())
 
 
-def collect_results(suite: dict, name: str, runs: Dict[Tuple[str, int], str], out: str,
-                    jobs: int) -> None:
-    """Write all results that there are into one file, a line each."""
-    old = read_json(out) if osp.exists(out) else dict(runs=[])
-    rows = {(row['arm'], row['seed']): row for row in old['runs']}
+def collect_results(suite: dict, name: str, seeds: List[int], runs: Dict[Tuple[str, int], str],
+                    out: str) -> None:
+    """Write all results that there are into one file, a line each.
+
+    Rows of other seeds and arms, which the file has already, stay.
+
+    Args:
+        suite (dict): The suite.
+        name (str): Its name.
+        seeds (list[int]): The suite's seeds.
+        runs (dict): Folders by arm and seed.
+        out (str): The file.
+    """
+    rows = {}
+    if osp.exists(out):
+        rows = {(row['arm'], row['seed']): row for row in read_json(out)['runs']}
     for (arm, seed), folder in runs.items():
         path = osp.join(folder, RESULT)
         if osp.exists(path):
             result = read_json(path)
             result['record']['run']['dataset'].pop('data_root', None)  # is this machine's affair
-            rows[arm, seed] = dict(
-                arm=arm, seed=seed,
-                date=time.strftime('%Y-%m-%d', time.gmtime(osp.getmtime(path))), jobs=jobs,
-                machine=machine(), **result)
-    head = dict(schema=SCHEMA, suite=name, about=suite.get('about', ''),
+            rows[arm, seed] = dict(arm=arm, seed=seed, **result)
+    head = dict(schema=SCHEMA, suite=name, about=suite.get('about', ''), seeds=seeds,
                 options=suite.get('options', {}), arms=suite['arms'],
                 tables=suite.get('tables', []))
     order = {arm: i for i, arm in enumerate(suite['arms'])}
@@ -299,9 +373,20 @@ def collect_results(suite: dict, name: str, runs: Dict[Tuple[str, int], str], ou
     write_atomically(out, text)
 
 
-def prepare(folder: str, text: str) -> None:
+def check_old_results(suite: dict, folder: str, options: dict, out: str) -> None:
+    """Refuse to mix results of a file with those of other configs."""
+    for row in read_json(out)['runs'] if osp.exists(out) else ():
+        arm, seed = row['arm'], row['seed']
+        if arm not in suite['arms'] or row['config'] != fingerprint(
+                make_config(folder, suite, arm, seed, options)):
+            raise ValueError(
+                f'--out: {out} has a result of {arm}, seed {seed}, with another config than the '
+                'suite and --cfg-options give now. Choose another file, or delete that line.')
+
+
+def prepare(folder: str, cfg: Config) -> None:
     """Write a run's config, and refuse to go on with a run of another one."""
-    path = osp.join(folder, CONFIG)
+    path, text = osp.join(folder, CONFIG), cfg.pretty_text
     os.makedirs(osp.dirname(path), exist_ok=True)
     if osp.exists(path):
         with open(path, encoding='utf-8') as file:
@@ -310,6 +395,7 @@ def prepare(folder: str, text: str) -> None:
                     f'--work-dir: {folder} has a run with another config. Delete that folder, or '
                     'choose another --work-dir.')
     write_atomically(path, text)
+    write_atomically(osp.join(folder, STARTED), json.dumps(dict(config=fingerprint(cfg))))
 
 
 def main() -> int:
@@ -317,7 +403,7 @@ def main() -> int:
     if args.one:
         train_one(args.one)
         return 0
-    suite = read_suite(args.suite)
+    suite, place = read_suite(args.suite), osp.dirname(args.suite)
     name = osp.splitext(osp.basename(args.suite))[0]
     work_dir = args.work_dir or osp.join('work_dirs', 'experiments', name)
     out = args.out or osp.join(work_dir, 'results.json')
@@ -326,19 +412,25 @@ def main() -> int:
     if unknown:
         raise ValueError(f'--arms: {unknown} are not in {args.suite}, which has '
                          f'{list(suite["arms"])}.')
+    _check_options('--cfg-options', args.cfg_options)
     shares_of_cores(args.jobs)
+    check_old_results(suite, place, args.cfg_options, out)
     # Seed by seed, so that what is compared is also measured at about the same time.
     runs = {(arm, seed): osp.join(work_dir, arm.replace(' ', '_'), f'seed{seed}')
             for seed in (args.seeds or suite['seeds']) for arm in arms}
     for (arm, seed), folder in runs.items():
-        prepare(folder, make_config(osp.dirname(args.suite), suite, arm, seed,
-                                    args.cfg_options).pretty_text)
+        if not osp.exists(osp.join(folder, RESULT)):
+            prepare(folder, make_config(place, suite, arm, seed, args.cfg_options))
+        elif read_json(osp.join(folder, RESULT))['config'] != fingerprint(
+                make_config(place, suite, arm, seed, args.cfg_options)):
+            raise ValueError(f'--work-dir: {folder} has a result of another config. Delete that '
+                             'folder, or choose another --work-dir.')
     todo = [(*key, folder) for key, folder in runs.items()
             if not osp.exists(osp.join(folder, RESULT))]
     print(f'{name}: {len(runs)} runs, {len(todo)} of them to do, {args.jobs} at once.', flush=True)
 
     def collect() -> None:
-        collect_results(suite, name, runs, out, args.jobs)
+        collect_results(suite, name, suite['seeds'], runs, out)
 
     failed = run_all(args.suite, todo, args.jobs, collect)
     collect()

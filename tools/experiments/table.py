@@ -16,6 +16,7 @@ from typing import Dict, List, Optional, Sequence
 # Works from a checkout that is not installed, too.
 sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..', '..'))
 
+from autoprog_mm.engine.mistakes import mistakes_in_a_sentence  # noqa: E402
 from autoprog_mm.utils import write_atomically  # noqa: E402
 
 # Student's t at 97.5 %, for 1, 2, ... degrees of freedom. For more the last one
@@ -43,7 +44,8 @@ class Difference:
     def __str__(self) -> str:
         if self.half is None:
             return f'{self.mean:+.2f} (one pair)'
-        return f'{self.mean:+.2f} [{self.mean - self.half:+.2f}, {self.mean + self.half:+.2f}]'
+        return (f'{self.mean:+.2f} [{self.mean - self.half:+.2f}, {self.mean + self.half:+.2f}], '
+                f'{self.pairs} pairs')
 
 
 def paired(values: Dict[int, float], reference: Dict[int, float]) -> Optional[Difference]:
@@ -87,6 +89,7 @@ class Results:
         if data.get('schema') != 1 or 'runs' not in data:
             raise ValueError(f'{path} is not a file of results of schema 1.')
         self.suite: str = data['suite']
+        self.seeds: List[int] = data['seeds']
         self.arms: Dict[str, dict] = data['arms']
         self.tables: Dict[str, dict] = {table['name']: table for table in data['tables']}
         self.runs: Dict[str, Dict[int, dict]] = {}
@@ -124,24 +127,33 @@ class Results:
     def _compare(self, table: dict) -> str:
         """Top-1 and seconds of some arms, against the first of them."""
         names = [arm for arm in table['arms'] if arm in self.runs]
-        missing = [arm for arm in table['arms'] if arm not in self.runs]
-        reference = table.get('against', table['arms'][0])
+        reference = table['arms'][0]
+        if len(names) < 2 or reference not in self.runs:
+            return self._missing(table)
         rows = [['run', 'seeds', 'top-1 in %', f'less {reference}, 95 % interval',
                  'training seconds', 'speed-up', 'least to most']]
         for arm in names:
-            row = [arm, str(len(self.runs[arm])), spread(list(self.column(arm, 'top1').values()))]
-            row.append('' if arm == reference or reference not in self.runs else str(
-                paired(self.column(arm, 'top1'), self.column(reference, 'top1')) or ''))
-            row.append(spread(list(self.column(arm, 'train_seconds').values()), 1))
-            row += self._speed_up(arm, reference)
+            top1, seconds = self.column(arm, 'top1'), self.column(arm, 'train_seconds')
+            row = [arm, str(len(top1)), spread(list(top1.values())), '',
+                   spread(list(seconds.values()), 1), '', '']
+            if arm != reference:
+                row[3] = str(paired(top1, self.column(reference, 'top1')) or '')
+                row[5:] = self._speed_up(seconds, self.column(reference, 'train_seconds'))
             rows.append(row)
-        text = markdown(rows)
-        return text + (f'\nNot run: {", ".join(missing)}.\n' if missing else '')
+        return markdown(rows) + self._missing(table)
 
-    def _speed_up(self, arm: str, reference: str) -> List[str]:
-        if arm == reference or reference not in self.runs:
-            return ['', '']
-        ours, theirs = (self.column(name, 'train_seconds') for name in (arm, reference))
+    def _missing(self, table: dict) -> str:
+        """Which of a table's runs there are no results of."""
+        lines = []
+        for arm in table['arms']:
+            missing = [seed for seed in self.seeds if seed not in self.runs.get(arm, {})]
+            if missing:
+                lines.append(f'{arm} (seeds {", ".join(map(str, missing))})'
+                             if arm in self.runs else arm)
+        return f'\nNot run: {"; ".join(lines)}.\n' if lines else ''
+
+    @staticmethod
+    def _speed_up(ours: Dict[int, float], theirs: Dict[int, float]) -> List[str]:
         seeds = sorted(set(ours) & set(theirs))
         if not seeds:
             return ['', '']
@@ -159,7 +171,7 @@ class Results:
                 momentum, online = self.column(arm, 'top1'), self.column(arm, 'top1_online')
                 rows.append([arm, str(len(momentum)), spread(list(momentum.values())),
                              spread(list(online.values())), str(paired(momentum, online))])
-        return markdown(rows)
+        return (markdown(rows) if len(rows) > 1 else '') + self._missing(table)
 
     def _choices(self, table: dict) -> str:
         """What searches chose, by what trend, and what they cost."""
@@ -173,7 +185,7 @@ class Results:
                     arm, str(seed), describe(record),
                     ', '.join(f'{search["w"]:.3f}' for search in searched) or '-',
                     f'{seconds:.1f}', f'{100 * seconds / record["train_seconds"]:.1f}'])
-        return markdown(rows)
+        return (markdown(rows) if len(rows) > 1 else '') + self._missing(table)
 
     def _ledger(self, table: dict) -> str:
         """Where the seconds of runs go, in the mean over seeds."""
@@ -184,16 +196,16 @@ class Results:
             for index, same in enumerate(zip(*stages)):
                 rows.append([arm, str(index + 1)] + [
                     f'{mean(stage["seconds"][name] for stage in same):.1f}' for name in accounts])
-        return markdown(rows)
+        return (markdown(rows) if len(rows) > 1 else '') + self._missing(table)
 
     def _all_runs(self) -> str:
         """Every run."""
-        rows = [['run', 'seed', 'top-1 in %', 'online', 'training s', 'CPU s', 'stages', 'date']]
+        rows = [['run', 'seed', 'top-1 in %', 'online', 'training s', 'stages', 'date']]
         for arm, runs in self.runs.items():
             for seed, run in sorted(runs.items()):
                 rows.append([arm, str(seed), f'{run["top1"]:.2f}', f'{run["top1_online"]:.2f}',
-                             f'{run["train_seconds"]:.1f}', f'{run["cpu_seconds"]:.1f}',
-                             describe(run['record']), run['date']])
+                             f'{run["train_seconds"]:.1f}', describe(run['record']),
+                             run['date']])
         return markdown(rows)
 
     def _machine(self) -> str:
@@ -203,8 +215,8 @@ class Results:
             for run in runs.values():
                 machine, trained = run['machine'], run['record']['run']
                 versions = {**trained['versions'], 'Python': machine['python']}
-                text = (f'{machine["cpu"]}, {machine["cores"]} cores, {run["jobs"]} runs at once, '
-                        f'each on {trained["device"]}; ' +
+                text = (f'{machine["gpu"] or machine["cpu"]}, {machine["cores"]} cores, '
+                        f'{run["jobs"]} runs at once with {run["cores"]} cores each; ' +
                         ', '.join(f'{name} {version}' for name, version in versions.items()))
                 if text not in found:
                     found.append(text)
@@ -265,4 +277,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    with mistakes_in_a_sentence():
+        main()

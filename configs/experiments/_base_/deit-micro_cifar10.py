@@ -1,4 +1,4 @@
-# A small network for a CPU: 64 wide and 6 deep, 24 epochs of 10,000 images.
+# A network for a CPU, as deep as DeiT's but 64 wide: 20 epochs of 5,000 images.
 _base_ = [
     './cifar10.py',
     '../../_base_/schedules/micro_24e.py',
@@ -15,7 +15,7 @@ model = dict(
         to_rgb=True),
     backbone=dict(
         type='ElasticDeiT',
-        arch=dict(embed_dims=64, num_layers=6, num_heads=4, feedforward_channels=256),
+        arch=dict(embed_dims=64, num_layers=12, num_heads=4, feedforward_channels=256),
         img_size=32,
         patch_size=4),
     head=dict(
@@ -28,14 +28,23 @@ model = dict(
         dict(type='Constant', layer='LayerNorm', val=1., bias=0.),
     ])
 
-# A fixed fifth of the images, which are made in the process that trains.
-train_dataloader = dict(batch_size=64, num_workers=0, dataset=dict(max_per_class=1000))
+# A fixed tenth of the images, which are made in the process that trains.
+train_dataloader = dict(batch_size=32, num_workers=0, dataset=dict(max_per_class=500))
 val_dataloader = dict(num_workers=0)
 
 optim_wrapper = dict(ema_decays=(0.98, 0.995))
 
-# The schedule of 24 epochs stays.
-train_cfg = dict(val_interval=24)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1e-2, by_epoch=True, end=2, convert_to_iter_based=True),
+    dict(
+        type='CosineAnnealingLR',
+        eta_min=2e-5,
+        by_epoch=True,
+        begin=2,
+        end=20,
+        convert_to_iter_based=True),
+]
+train_cfg = dict(max_epochs=20, val_interval=20)
 
 custom_hooks = [
     dict(type='AutoProgHook', num_stages=1),

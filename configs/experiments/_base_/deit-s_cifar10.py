@@ -37,7 +37,7 @@ train_dataloader = dict(
     batch_size=512, num_workers=14, dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(num_workers=2)
 
-# At 98 steps an epoch, the momentum is of some 3 and 10 epochs' end.
+# At 97 steps an epoch, the copies average over about one and ten epochs.
 optim_wrapper = dict(ema_decays=(0.99, 0.999), clip_grad=dict(max_norm=1.0))
 train_cfg = dict(val_interval=100)
 default_hooks = dict(checkpoint=dict(interval=10))
