@@ -5,6 +5,8 @@ import time
 from itertools import count
 from pathlib import Path
 
+import mmengine
+import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -180,13 +182,18 @@ def write_label_maps(image_root: Path, label_root: Path, num_classes: int) -> Pa
 
 def run(cfg: Config, *hooks: Hook) -> Runner:
     """Train, with further hooks if there are any."""
-    runner = Runner.from_cfg(cfg)
-    for hook in hooks:
-        runner.register_hook(hook, 'LOWEST')
-    try:
-        runner.train()
-    finally:
-        close(runner)
+    with pytest.MonkeyPatch.context() as patch:
+        # What takes a second each, for nobody: compilers' versions, and layout
+        # of the config's text.
+        patch.setattr(Runner, '_log_env', lambda *args: None)
+        patch.setattr(mmengine.config.config, 'FormatCode', lambda text, **_: (text, True))
+        runner = Runner.from_cfg(cfg)
+        for hook in hooks:
+            runner.register_hook(hook, 'LOWEST')
+        try:
+            runner.train()
+        finally:
+            close(runner)
     return runner
 
 

@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
@@ -168,6 +169,34 @@ def test_best_of_several_metrics(build, tmp_path):
         'best_accuracy_top1_epoch_3.pth', 'best_accuracy_top5_epoch_1.pth', 'epoch_2.pth',
         'epoch_3.pth'
     ]
+
+
+def test_config_is_formatted_once(build, tmp_path, monkeypatch):
+    """Unless it is changed; and the text is that which mmengine alone would save."""
+    texts = []
+    formatted = Config.pretty_text.fget
+
+    def counted(cfg):
+        texts.append(formatted(cfg))
+        return texts[-1]
+
+    class Change(Hook):
+
+        def before_train_epoch(self, runner):
+            if runner.epoch == 0:
+                texts.clear()  # of the log
+            if runner.epoch == 2:
+                runner.cfg.work_dir = 'changed'
+
+    monkeypatch.setattr(Config, 'pretty_text', property(counted))
+    runner = build((.1, .2, .3), max_keep_ckpts=3)
+    runner.register_hook(Change())
+    cfg = runner.cfg
+    runner.train()
+    assert runner.cfg is cfg and len(texts) == 2 and 'changed' in texts[1]
+    saved = [load(tmp_path / f'epoch_{epoch}.pth')['meta']['cfg'] for epoch in (1, 2, 3)]
+    assert saved == [texts[0], texts[0], texts[1]]
+    assert load(tmp_path / 'best_accuracy_top1_epoch_3.pth')['meta']['cfg'] == texts[1]
 
 
 def test_mistyped_argument():
