@@ -36,12 +36,14 @@ class SearchWork:
         evals (tuple[int, int]): See ``OneShotSearch``.
         score (Callable): Seconds to score candidates once, of their list.
         measure (Callable): Seconds to time candidates, of their list.
+        max_lag (int, optional): See ``OneShotSearch``. Defaults to None.
     """
 
     epochs: int
     evals: Sequence[int]
     score: Callable[[Sequence[Subnet]], float]
     measure: Callable[[Sequence[Subnet]], float]
+    max_lag: Optional[int] = None
 
 
 class Forecast:
@@ -100,8 +102,8 @@ class Forecast:
         if index == len(self.stages):
             return Range(0., 0.)
         stage = self.stages[index]
-        candidates = stage_candidates(self.stages, index, current) if self.search else \
-            [stage.subnet]
+        candidates = stage_candidates(self.stages, index, current, self.search.max_lag) \
+            if self.search else [stage.subnet]
         return self._stage(stage, candidates, stage.begin_epoch, 0)
 
     def _stage(self, stage: Stage, candidates: List[Subnet], epoch: int, steps: int) -> Range:

@@ -1,7 +1,7 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """Which subnets a search compares, when it looks at them, and how it chooses."""
 import math
-from typing import List, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 from .schedule import Stage
 from .subnet import Subnet
@@ -10,18 +10,24 @@ from .subnet import Subnet
 _TIE = 1e-9
 
 
-def stage_candidates(stages: Sequence[Stage], index: int, current: Subnet) -> List[Subnet]:
+def stage_candidates(stages: Sequence[Stage],
+                     index: int,
+                     current: Subnet,
+                     max_lag: Optional[int] = None) -> List[Subnet]:
     """The subnets that the search of stage ``index`` compares.
 
     In stage 0 these are all pairs of the first, the middle and the last of
     the schedule's distinct depths and resolutions. Later it is the current
     value, so that not growing is a choice, with the next two distinct depths
-    and the next distinct resolution.
+    and the next distinct resolution; with ``max_lag``, without those that are
+    shallower or smaller than the schedule was so many stages before.
 
     Args:
         stages (Sequence[Stage]): The schedule.
         index (int): Which stage begins.
         current (Subnet): What ran until now; not looked at in stage 0.
+        max_lag (int, optional): How many stages the run may be behind the
+            schedule. Defaults to None, any number.
 
     Returns:
         list[Subnet]: The candidates, shallow and small ones first. A single
@@ -38,16 +44,24 @@ def stage_candidates(stages: Sequence[Stage], index: int, current: Subnet) -> Li
         depths = [current.depth] + [d for d in depths if d > current.depth][:2]
         resolutions = ([current.resolution] +
                        [r for r in resolutions if r > current.resolution][:1])
+    if max_lag is not None:
+        least = stages[max(0, index - max_lag)].subnet
+        depths = [depth for depth in depths if depth >= least.depth]
+        resolutions = [size for size in resolutions if size >= least.resolution]
     return [Subnet(depth, resolution) for depth in depths for resolution in resolutions]
 
 
-def stage_choices(stages: Sequence[Stage], searches: bool) -> List[List[Subnet]]:
+def stage_choices(stages: Sequence[Stage],
+                  searches: bool,
+                  max_lag: Optional[int] = None) -> List[List[Subnet]]:
     """What each stage may run, whatever was chosen before it.
 
     Args:
         stages (Sequence[Stage]): The schedule.
         searches (bool): Whether the run searches; if not, each stage runs its
             own subnet.
+        max_lag (int, optional): See :func:`stage_candidates`. Defaults to
+            None.
 
     Returns:
         list[list[Subnet]]: For each stage, shallow and small ones first.
@@ -57,7 +71,7 @@ def stage_choices(stages: Sequence[Stage], searches: bool) -> List[List[Subnet]]
     choices, before = [], [stages[0].subnet]
     for stage in stages:
         before = sorted({c for current in before
-                         for c in stage_candidates(stages, stage.index, current)},
+                         for c in stage_candidates(stages, stage.index, current, max_lag)},
                         key=lambda s: (s.depth, s.resolution))
         choices.append(before)
     return choices

@@ -1,5 +1,5 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
-from typing import Callable, Iterable, List, Sequence, Tuple
+from typing import Callable, Iterable, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn as nn
@@ -35,16 +35,23 @@ class OneShotSearch:
         cost (str): ``'time'``, the median time of a forward and backward step
             on rank 0, or ``'flops'``, which is the same in every run.
             Defaults to ``'time'``.
+        max_lag (int, optional): How many stages a choice may be behind the
+            manual schedule. A search sees what learns fastest in a few steps,
+            which favours what is small, and not that the rest is to be grown
+            in the last stage then. Defaults to None, any number, as in the
+            paper.
 
     Raises:
-        ValueError: For a number below 1 or an unknown cost.
+        ValueError: For a number below 1 (of ``max_lag``, below 0) or an
+            unknown cost.
     """
 
     def __init__(self,
                  epochs: int = 2,
                  eval_batches: int = 50,
                  evals: Sequence[int] = (1, 4),
-                 cost: str = 'time') -> None:
+                 cost: str = 'time',
+                 max_lag: Optional[int] = None) -> None:
         if not isinstance(evals, Sequence) or isinstance(evals, str) or len(evals) != 2:
             raise ValueError(
                 f'search.evals must be two ints, evaluations in the first and in each later '
@@ -55,7 +62,12 @@ class OneShotSearch:
                 raise ValueError(f'search.{name} must be an int of at least 1, but got {value!r}.')
         if cost not in COSTS:
             raise ValueError(f'search.cost must be one of {COSTS}, but got {cost!r}.')
+        if max_lag is not None and (
+                isinstance(max_lag, bool) or not isinstance(max_lag, int) or max_lag < 0):
+            raise ValueError(
+                f'search.max_lag must be an int of at least 0 or None, but got {max_lag!r}.')
         self.epochs = epochs
+        self.max_lag = max_lag
         self.eval_batches = eval_batches
         self.evals = tuple(evals)
         self.cost = cost
@@ -105,7 +117,9 @@ class OneShotSearch:
             epochs=self.epochs,
             eval_batches=self.eval_batches,
             evals=list(self.evals),
-            cost=self.cost)
+            cost=self.cost,
+            # Checkpoints of before there was this have none.
+            **({} if self.max_lag is None else dict(max_lag=self.max_lag)))
 
     def draw(self, seed: int, step: int) -> Subnet:
         """The candidate that step ``step`` trains, the same on all ranks."""
@@ -127,7 +141,8 @@ class OneShotSearch:
         return SearchWork(
             self.epochs, self.evals,
             score=lambda some: batches * FORWARD_SHARE * sum(map(step, some)),
-            measure=lambda some: turns * sum(map(step, some)))
+            measure=lambda some: turns * sum(map(step, some)),
+            max_lag=self.max_lag)
 
     # ------------------------------------------------------------- evaluation
 

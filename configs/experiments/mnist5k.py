@@ -20,7 +20,8 @@ def _hook(depth=0.5, resolution=0.5, num_stages=4, search=None):
         search=search)
 
 
-_search = dict(type='OneShotSearch', epochs=1, eval_batches=4, evals=(2, 2), cost='flops')
+_search = dict(
+    type='OneShotSearch', epochs=1, eval_batches=4, evals=(2, 2), cost='flops', max_lag=1)
 
 arms = {
     'baseline': dict(),

@@ -1,5 +1,7 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """Seconds worked out by hand: a step takes depth * resolution / 100 seconds."""
+from dataclasses import replace
+
 import pytest
 
 from autoprog_mm import Subnet
@@ -67,6 +69,14 @@ def test_later_choices_depend_on_earlier_ones():
     assert known == pytest.approx((45 + 61.25 + 45 + 160, 45 + 61.25 + 80 + 160))
     # From the full network there is nothing to search.
     assert forecast.left(1, 0, [Subnet(4, 200)]) == (80 + 160 + 160, ) * 2
+
+
+def test_search_that_keeps_up():
+    # Of depths 2, 3, 4 and resolutions 100, 150, those not below 3x150 are left:
+    # steps of 4.5 and 6, mean 5.25.
+    forecast = Forecast(stages(3, 6), 10, step, replace(search(), max_lag=0))
+    assert forecast.left(1, 0, [Subnet(2, 100)]) == (
+        20 + 52.5 + 45 + 160, 20 + 52.5 + 60 + 160)
 
 
 def test_own_work_of_searches():

@@ -4,7 +4,14 @@ import math
 import numpy as np
 import pytest
 
-from autoprog_mm.growth import Subnet, build_schedule, choose, evaluation_steps, stage_candidates
+from autoprog_mm.growth import (
+    Subnet,
+    build_schedule,
+    choose,
+    evaluation_steps,
+    stage_candidates,
+    stage_choices,
+)
 
 NAN, INF = math.nan, math.inf
 
@@ -44,6 +51,30 @@ def test_candidates_of_the_first_stage(num_stages, scale, depths, resolutions):
 ])
 def test_candidates_of_later_stages(index, current, depths, resolutions):
     assert stage_candidates(deit_small(), index, current) == pairs(depths, resolutions)
+
+
+# The rows are 6x128, 8x160, 10x192 and 12x224.
+@pytest.mark.parametrize('index, current, max_lag, depths, resolutions', [
+    (0, Subnet(12, 224), 0, [6, 10, 12], [128, 192, 224]),
+    (1, Subnet(6, 128), 1, [6, 8, 10], [128, 160]),
+    (1, Subnet(6, 128), 0, [8, 10], [160]),
+    (2, Subnet(6, 128), 2, [6, 8, 10], [128, 160]),
+    (2, Subnet(6, 128), 1, [8, 10], [160]),
+    (2, Subnet(6, 224), 1, [8, 10], [224]),
+    (2, Subnet(8, 160), 0, [10, 12], [192]),
+    (2, Subnet(10, 192), 1, [10, 12], [192, 224]),
+    (3, Subnet(8, 160), 0, [12], [224]),
+])
+def test_candidates_that_keep_up(index, current, max_lag, depths, resolutions):
+    assert stage_candidates(deit_small(), index, current, max_lag) == pairs(depths, resolutions)
+
+
+def test_choices_keep_up():
+    for stage, choices in zip(deit_small(8, 0.4), stage_choices(deit_small(8, 0.4), True, 0)):
+        assert choices and all(
+            choice.depth >= stage.subnet.depth and choice.resolution >= stage.subnet.resolution
+            for choice in choices)
+        assert stage.subnet in choices
 
 
 def test_last_stage_has_one_candidate():

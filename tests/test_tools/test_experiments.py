@@ -98,8 +98,8 @@ def test_suite_is_stopped_resumed_and_collected(suite):
     while not list(runs.glob('*/seed3/epoch_1.pth')) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=120)
-    assert process.returncode != 0
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 130 and 'The same command goes on' in output, output
 
     done = {path: path.stat().st_mtime_ns for path in runs.rglob('result.json')}
     stopped = [path for path in runs.glob('*/seed3') if not (path / 'result.json').exists()]

@@ -432,7 +432,11 @@ def main() -> int:
     def collect() -> None:
         collect_results(suite, name, suite['seeds'], runs, out)
 
-    failed = run_all(args.suite, todo, args.jobs, collect)
+    try:
+        failed = run_all(args.suite, todo, args.jobs, collect)
+    except KeyboardInterrupt:
+        print('Stopped. The same command goes on from here.', flush=True)
+        return 130
     collect()
     print(f'Results: {out}')
     return 1 if failed else 0

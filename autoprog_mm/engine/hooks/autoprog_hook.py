@@ -345,7 +345,7 @@ class AutoProgHook(Hook):
         if self.search is None:
             candidates = [stage.subnet]
         else:
-            candidates = stage_candidates(self.stages, stage.index, current)
+            candidates = stage_candidates(self.stages, stage.index, current, self.search.max_lag)
         self._searching = len(candidates) > 1
         if self._searching:
             self.search.start(candidates)

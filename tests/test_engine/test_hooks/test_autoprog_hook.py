@@ -303,6 +303,8 @@ BROKEN = {
                             r"search\.evals.*'often'"),
     'no batches to score': (set_hook(search={**SEARCH, 'eval_batches': 0}),
                             r'search\.eval_batches.*0'),
+    'lag of less than nothing': (set_hook(search={**SEARCH, 'max_lag': -1}),
+                                 r'search\.max_lag.*-1'),
     'mistyped checkpoint hook': (
         lambda cfg: cfg.default_hooks.checkpoint.update(max_keep_ckpt=3), r"\['max_keep_ckpt'\]"),
     'mistyped hook': (set_hook(num_stage=4), "unexpected keyword argument 'num_stage'"),
