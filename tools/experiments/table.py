@@ -122,7 +122,7 @@ class Results:
             raise ValueError(f'{self.suite} has no table {name!r}, but machine, runs and '
                              f'{", ".join(self.tables)}.')
         table = self.tables[name]
-        return getattr(self, f'_{table.get("kind", "compare")}')(table)
+        return getattr(self, f'_{table.get("kind", "compare")}')(table).lstrip('\n')
 
     def _compare(self, table: dict) -> str:
         """Top-1 and seconds of some arms, against the first of them."""
