@@ -22,7 +22,7 @@ from typing import Callable, Dict, List, Tuple
 sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..', '..'))
 
 import torch  # noqa: E402
-from mmengine.config import Config  # noqa: E402
+from mmengine.config import Config, ConfigDict  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
 from autoprog_mm.engine.launch import (  # noqa: E402
@@ -163,7 +163,7 @@ def make_config(folder: str, suite: dict, arm: str, seed: int, options: dict) ->
         if unknown:
             raise ValueError(f'{name}: {settings["base"]} has no {unknown}. Check the spelling.')
         cfg.merge_from_dict(given)
-    hook = dict(type='AutoProgHook', **{'num_stages': 1, **settings.get('hook', {})})
+    hook = ConfigDict(type='AutoProgHook', **{'num_stages': 1, **settings.get('hook', {})})
     for i, old in enumerate(cfg.custom_hooks):
         if old['type'] == 'AutoProgHook':
             if set(old) - {'type', 'num_stages'}:
