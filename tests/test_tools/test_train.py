@@ -71,7 +71,8 @@ def test_imagenet_config_from_search_to_stock_model(jpeg_root, tmp_path):
         'train_cfg.max_epochs=4', 'param_scheduler.0.end=1', 'param_scheduler.1.begin=1',
         'param_scheduler.1.end=4', 'custom_hooks.0.search.epochs=1',
         'custom_hooks.0.search.eval_batches=1', 'custom_hooks.0.search.evals=1,1',
-        'custom_hooks.0.search.cost=flops'
+        'custom_hooks.0.search.cost=flops', 'train_cfg.val_interval=4',
+        'default_hooks.checkpoint.interval=4', 'default_hooks.checkpoint.save_best=None'
     ]
     config = ROOT / 'configs' / 'autoprog' / 'deit-s_in1k.py'
     status, output = call('train.py', config, '--work-dir', tmp_path, '--cfg-options', *small)
