@@ -111,16 +111,16 @@ class ClassFolders(BaseDataset):
         split (str): ``'train'``, ``'val'`` or ``'test'``.
         val_share (float): Share of each class that is held out where there is
             no folder to validate with. Defaults to 0.1.
+        classes (Sequence[str], optional): Names of the classes in the order of
+            their labels, of which the folder may lack some. Defaults to None,
+            the class folders in order of their names.
+        pipeline (Sequence): As mmpretrain's datasets.
         max_per_class (int, optional): How many images of a class are used at
             most. Defaults to None, all.
         in_memory (bool): Whether images are read when the dataset is built,
             and kept: for small ones, whose files take longer to open than to
             use. The pipeline then begins without ``LoadImageFromFile``.
             Defaults to False.
-        classes (Sequence[str], optional): Names of the classes in the order of
-            their labels, of which the folder may lack some. Defaults to None,
-            the class folders in order of their names.
-        pipeline (Sequence): As mmpretrain's datasets.
         **kwargs: As mmpretrain's ``BaseDataset``.
 
     Raises:
@@ -132,10 +132,10 @@ class ClassFolders(BaseDataset):
                  data_root: str,
                  split: str,
                  val_share: float = 0.1,
-                 max_per_class: Optional[int] = None,
-                 in_memory: bool = False,
                  classes: Optional[Sequence[str]] = None,
                  pipeline: Sequence = (),
+                 max_per_class: Optional[int] = None,
+                 in_memory: bool = False,
                  **kwargs) -> None:
         self.split = split
         self.val_share = val_share

@@ -223,8 +223,7 @@ def train_one(work_dir: str) -> None:
     check_datasets(cfg, ('train_dataloader', 'val_dataloader'))
     runner = Runner.from_cfg(cfg)
     runner.train()
-    with open(osp.join(work_dir, 'autoprog.json'), encoding='utf-8') as file:
-        record = json.load(file)
+    record = read_json(osp.join(work_dir, 'autoprog.json'))
     if not record['finished']:
         raise RuntimeError('The run was stopped before its last epoch.')
     online = evaluate(runner)
@@ -341,8 +340,7 @@ def machine() -> dict:
         system=platform.system(), python=platform.python_version())
 
 
-def collect_results(suite: dict, name: str, seeds: List[int], runs: Dict[Tuple[str, int], str],
-                    out: str) -> None:
+def collect_results(suite: dict, name: str, runs: Dict[Tuple[str, int], str], out: str) -> None:
     """Write all results that there are into one file, a line each.
 
     Rows of other seeds and arms, which the file has already, stay.
@@ -350,7 +348,6 @@ def collect_results(suite: dict, name: str, seeds: List[int], runs: Dict[Tuple[s
     Args:
         suite (dict): The suite.
         name (str): Its name.
-        seeds (list[int]): The suite's seeds.
         runs (dict): Folders by arm and seed.
         out (str): The file.
     """
@@ -363,7 +360,7 @@ def collect_results(suite: dict, name: str, seeds: List[int], runs: Dict[Tuple[s
             result = read_json(path)
             result['record']['run']['dataset'].pop('data_root', None)  # is this machine's affair
             rows[arm, seed] = dict(arm=arm, seed=seed, **result)
-    head = dict(schema=SCHEMA, suite=name, about=suite.get('about', ''), seeds=seeds,
+    head = dict(schema=SCHEMA, suite=name, about=suite.get('about', ''), seeds=suite['seeds'],
                 options=suite.get('options', {}), arms=suite['arms'],
                 tables=suite.get('tables', []))
     order = {arm: i for i, arm in enumerate(suite['arms'])}
@@ -419,10 +416,11 @@ def main() -> int:
     runs = {(arm, seed): osp.join(work_dir, arm.replace(' ', '_'), f'seed{seed}')
             for seed in (args.seeds or suite['seeds']) for arm in arms}
     for (arm, seed), folder in runs.items():
-        if not osp.exists(osp.join(folder, RESULT)):
-            prepare(folder, make_config(place, suite, arm, seed, args.cfg_options))
-        elif read_json(osp.join(folder, RESULT))['config'] != fingerprint(
-                make_config(place, suite, arm, seed, args.cfg_options)):
+        cfg, result = make_config(place, suite, arm, seed, args.cfg_options), osp.join(
+            folder, RESULT)
+        if not osp.exists(result):
+            prepare(folder, cfg)
+        elif read_json(result)['config'] != fingerprint(cfg):
             raise ValueError(f'--work-dir: {folder} has a result of another config. Delete that '
                              'folder, or choose another --work-dir.')
     todo = [(*key, folder) for key, folder in runs.items()
@@ -430,7 +428,7 @@ def main() -> int:
     print(f'{name}: {len(runs)} runs, {len(todo)} of them to do, {args.jobs} at once.', flush=True)
 
     def collect() -> None:
-        collect_results(suite, name, suite['seeds'], runs, out)
+        collect_results(suite, name, runs, out)
 
     try:
         failed = run_all(args.suite, todo, args.jobs, collect)

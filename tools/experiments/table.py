@@ -90,7 +90,6 @@ class Results:
             raise ValueError(f'{path} is not a file of results of schema 1.')
         self.suite: str = data['suite']
         self.seeds: List[int] = data['seeds']
-        self.arms: Dict[str, dict] = data['arms']
         self.tables: Dict[str, dict] = {table['name']: table for table in data['tables']}
         self.runs: Dict[str, Dict[int, dict]] = {}
         for run in data['runs']:
@@ -171,7 +170,7 @@ class Results:
                 momentum, online = self.column(arm, 'top1'), self.column(arm, 'top1_online')
                 rows.append([arm, str(len(momentum)), spread(list(momentum.values())),
                              spread(list(online.values())), str(paired(momentum, online))])
-        return (markdown(rows) if len(rows) > 1 else '') + self._missing(table)
+        return markdown(rows) + self._missing(table)
 
     def _choices(self, table: dict) -> str:
         """What searches chose, by what trend, and what they cost."""
@@ -185,7 +184,7 @@ class Results:
                     arm, str(seed), describe(record),
                     ', '.join(f'{search["w"]:.3f}' for search in searched) or '-',
                     f'{seconds:.1f}', f'{100 * seconds / record["train_seconds"]:.1f}'])
-        return (markdown(rows) if len(rows) > 1 else '') + self._missing(table)
+        return markdown(rows) + self._missing(table)
 
     def _ledger(self, table: dict) -> str:
         """Where the seconds of runs go, in the mean over seeds."""
@@ -196,7 +195,7 @@ class Results:
             for index, same in enumerate(zip(*stages)):
                 rows.append([arm, str(index + 1)] + [
                     f'{mean(stage["seconds"][name] for stage in same):.1f}' for name in accounts])
-        return (markdown(rows) if len(rows) > 1 else '') + self._missing(table)
+        return markdown(rows) + self._missing(table)
 
     def _all_runs(self) -> str:
         """Every run."""
@@ -232,6 +231,8 @@ def describe(record: dict) -> str:
 
 def markdown(rows: List[List[str]]) -> str:
     head, *body = rows
+    if not body:
+        return ''
     lines = [head, ['---'] * len(head), *body]
     return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
 

@@ -3,7 +3,7 @@
 import math
 import multiprocessing
 from multiprocessing.context import assert_spawning
-from typing import Optional, Sequence, Tuple
+from typing import Sequence, Tuple
 
 import numpy as np
 from mmpretrain.datasets.transforms import RandAugment, RandomErasing, RandomResizedCrop
@@ -140,7 +140,6 @@ class ProgressiveRandAugment(RandAugment):
         self.policies, self.transforms = [], []
         super().__init__(*args, **kwargs)
         self.transforms = [by_table(transform) for transform in self.transforms]
-        self._passed_on: Optional[float] = None
 
     @property
     def magnitude_level(self) -> float:
@@ -162,7 +161,6 @@ class ProgressiveRandAugment(RandAugment):
         for policy, transform in zip(self.policies, self.transforms):
             if 'magnitude_range' in policy:
                 transform.magnitude_level = level
-        self._passed_on = level
 
     def transform(self, results: dict) -> dict:
         """Apply randomly chosen transforms at the magnitude of the stage.
@@ -174,8 +172,7 @@ class ProgressiveRandAugment(RandAugment):
             dict: ``results``, with ``img`` augmented.
         """
         # In a worker, the level may have been set by the main process.
-        if self._passed_on != self.magnitude_level:
-            self._pass_on()
+        self._pass_on()
         return super().transform(results)
 
 
