@@ -17,12 +17,7 @@ model = dict(
         probs=[0.25, 0.25]))
 
 train_pipeline = [
-    dict(
-        type='ProgressiveRandomResizedCrop',
-        scale=32,
-        crop_ratio_range=(0.35, 1.0),
-        interpolation='bilinear'),
-    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+    *_base_.train_pipeline[:-1],
     dict(
         type='ProgressiveRandAugment',
         policies='timm_increasing',
@@ -31,7 +26,7 @@ train_pipeline = [
         magnitude_level=5,
         magnitude_std=0.5,
         hparams=dict(pad_val=[114, 123, 125], interpolation='bilinear')),
-    dict(type='PackInputs'),
+    _base_.train_pipeline[-1],
 ]
 train_dataloader = dict(
     batch_size=512, num_workers=14, dataset=dict(pipeline=train_pipeline))
