@@ -208,7 +208,7 @@ def _describe(runner, hook: AutoProgHook, processes: int, dtype: Optional[torch.
     # Of one process the loader knows best, for samplers may repeat.
     steps = len(loader) if processes == 1 else _steps(
         samples, processes, step_batch, loader.drop_last)
-    candidates = stage_choices(stages, search is not None, search and search.max_lag)
+    candidates = stage_choices(stages, search and search.bounds)
     full = hook.backbone.full_subnet
     subnets = list(dict.fromkeys(
         [*(s for part in candidates for s in part), *(stage.subnet for stage in stages), full]))

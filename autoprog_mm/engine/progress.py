@@ -152,8 +152,7 @@ class Progress:
     def _costs(self) -> Dict[Subnet, float]:
         """Costs of the steps of all subnets that the run may train."""
         if self._probed is None:
-            choices = stage_choices(self.stages, self.search is not None,
-                                    self.search and self.search.max_lag)
+            choices = stage_choices(self.stages, self.search and self.search.bounds)
             subnets = list(dict.fromkeys(
                 [*(s for part in choices for s in part), *(s for s, _ in self._steps)]))
             if len(subnets) == 1:

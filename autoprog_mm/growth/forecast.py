@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import Callable, List, NamedTuple, Optional, Sequence
 
 from .schedule import Stage
-from .scoring import evaluation_steps, stage_candidates
+from .scoring import SearchBounds, evaluation_steps, stage_candidates
 from .subnet import Subnet
 
 # Of a training step: the forward pass, with the two gradients.
@@ -36,14 +36,15 @@ class SearchWork:
         evals (tuple[int, int]): See ``OneShotSearch``.
         score (Callable): Seconds to score candidates once, of their list.
         measure (Callable): Seconds to time candidates, of their list.
-        max_lag (int, optional): See ``OneShotSearch``. Defaults to None.
+        bounds (SearchBounds): What they may choose. Defaults to any subnet,
+            from the first stage on.
     """
 
     epochs: int
     evals: Sequence[int]
     score: Callable[[Sequence[Subnet]], float]
     measure: Callable[[Sequence[Subnet]], float]
-    max_lag: Optional[int] = None
+    bounds: SearchBounds = SearchBounds()
 
 
 class Forecast:
@@ -102,7 +103,7 @@ class Forecast:
         if index == len(self.stages):
             return Range(0., 0.)
         stage = self.stages[index]
-        candidates = stage_candidates(self.stages, index, current, self.search.max_lag) \
+        candidates = stage_candidates(self.stages, index, current, self.search.bounds) \
             if self.search else [stage.subnet]
         return self._stage(stage, candidates, stage.begin_epoch, 0)
 

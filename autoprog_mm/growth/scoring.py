@@ -1,6 +1,7 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """Which subnets a search compares, when it looks at them, and how it chooses."""
 import math
+from dataclasses import dataclass
 from typing import List, Optional, Sequence, Tuple
 
 from .schedule import Stage
@@ -10,24 +11,39 @@ from .subnet import Subnet
 _TIE = 1e-9
 
 
+@dataclass(frozen=True)
+class SearchBounds:
+    """How far searches may go from the manual schedule.
+
+    Args:
+        first_stage (int): The first stage that is searched, from 0; those
+            before it run their row of the schedule. Defaults to 0.
+        max_lag (int, optional): How many stages a run may be behind the
+            schedule. Defaults to None, any number.
+    """
+
+    first_stage: int = 0
+    max_lag: Optional[int] = None
+
+
 def stage_candidates(stages: Sequence[Stage],
                      index: int,
                      current: Subnet,
-                     max_lag: Optional[int] = None) -> List[Subnet]:
+                     bounds: SearchBounds = SearchBounds()) -> List[Subnet]:
     """The subnets that the search of stage ``index`` compares.
 
     In stage 0 these are all pairs of the first, the middle and the last of
     the schedule's distinct depths and resolutions. Later it is the current
     value, so that not growing is a choice, with the next two distinct depths
-    and the next distinct resolution; with ``max_lag``, without those that are
-    shallower or smaller than the schedule was so many stages before.
+    and the next distinct resolution; with a ``max_lag``, without those that
+    are shallower or smaller than the schedule was so many stages before.
 
     Args:
         stages (Sequence[Stage]): The schedule.
         index (int): Which stage begins.
         current (Subnet): What ran until now; not looked at in stage 0.
-        max_lag (int, optional): How many stages the run may be behind the
-            schedule. Defaults to None, any number.
+        bounds (SearchBounds): How far to go from the schedule. Defaults to
+            any distance, from the first stage on.
 
     Returns:
         list[Subnet]: The candidates, shallow and small ones first. A single
@@ -35,8 +51,8 @@ def stage_candidates(stages: Sequence[Stage],
     """
     depths = sorted({stage.subnet.depth for stage in stages})
     resolutions = sorted({stage.subnet.resolution for stage in stages})
-    if index == len(stages) - 1:
-        return [stages[-1].subnet]
+    if index == len(stages) - 1 or index < bounds.first_stage:
+        return [stages[index].subnet]
     if index == 0:
         depths = sorted({depths[0], depths[len(depths) // 2], depths[-1]})
         resolutions = sorted({resolutions[0], resolutions[len(resolutions) // 2], resolutions[-1]})
@@ -44,34 +60,31 @@ def stage_candidates(stages: Sequence[Stage],
         depths = [current.depth] + [d for d in depths if d > current.depth][:2]
         resolutions = ([current.resolution] +
                        [r for r in resolutions if r > current.resolution][:1])
-    if max_lag is not None:
-        least = stages[max(0, index - max_lag)].subnet
+    if bounds.max_lag is not None:
+        least = stages[max(0, index - bounds.max_lag)].subnet
         depths = [depth for depth in depths if depth >= least.depth]
         resolutions = [size for size in resolutions if size >= least.resolution]
     return [Subnet(depth, resolution) for depth in depths for resolution in resolutions]
 
 
 def stage_choices(stages: Sequence[Stage],
-                  searches: bool,
-                  max_lag: Optional[int] = None) -> List[List[Subnet]]:
+                  bounds: Optional[SearchBounds]) -> List[List[Subnet]]:
     """What each stage may run, whatever was chosen before it.
 
     Args:
         stages (Sequence[Stage]): The schedule.
-        searches (bool): Whether the run searches; if not, each stage runs its
-            own subnet.
-        max_lag (int, optional): See :func:`stage_candidates`. Defaults to
-            None.
+        bounds (SearchBounds | None): See :func:`stage_candidates`; None if
+            nothing is searched, so that each stage runs its own subnet.
 
     Returns:
         list[list[Subnet]]: For each stage, shallow and small ones first.
     """
-    if not searches:
+    if bounds is None:
         return [[stage.subnet] for stage in stages]
     choices, before = [], [stages[0].subnet]
     for stage in stages:
         before = sorted({c for current in before
-                         for c in stage_candidates(stages, stage.index, current, max_lag)},
+                         for c in stage_candidates(stages, stage.index, current, bounds)},
                         key=lambda s: (s.depth, s.resolution))
         choices.append(before)
     return choices

@@ -9,10 +9,11 @@ from mmpretrain.registry import TASK_UTILS
 from ..utils import derive_seed
 from .forecast import FORWARD_SHARE, SearchWork
 from .probe import labelled_batches, mean_losses, time_steps
-from .scoring import choose, evaluation_steps
+from .scoring import SearchBounds, choose, evaluation_steps
 from .subnet import Subnet
 
 COSTS = ('time', 'flops')
+SCORES = ('mean', 'last')
 _TIMED_STEPS = 5
 
 
@@ -40,10 +41,17 @@ class OneShotSearch:
             which favours what is small, and not that the rest is to be grown
             in the last stage then. Defaults to None, any number, as in the
             paper.
+        first_stage (int): The first stage that is searched, from 0. Those
+            before it run their row of the manual schedule, so that what wakes
+            up later has trained layers to copy. Defaults to 0, as in the
+            paper.
+        score (str): Which evaluations of a candidate count: their ``'mean'``,
+            as in the paper, which favours what has been trained already, or
+            the ``'last'``. Defaults to ``'mean'``.
 
     Raises:
-        ValueError: For a number below 1 (of ``max_lag``, below 0) or an
-            unknown cost.
+        ValueError: For a number below 1 (of ``max_lag`` and ``first_stage``,
+            below 0), an unknown cost or an unknown score.
     """
 
     def __init__(self,
@@ -51,7 +59,9 @@ class OneShotSearch:
                  eval_batches: int = 50,
                  evals: Sequence[int] = (1, 4),
                  cost: str = 'time',
-                 max_lag: Optional[int] = None) -> None:
+                 max_lag: Optional[int] = None,
+                 first_stage: int = 0,
+                 score: str = 'mean') -> None:
         if not isinstance(evals, Sequence) or isinstance(evals, str) or len(evals) != 2:
             raise ValueError(
                 f'search.evals must be two ints, evaluations in the first and in each later '
@@ -60,14 +70,18 @@ class OneShotSearch:
                             ('evals[0]', evals[0]), ('evals[1]', evals[1])):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f'search.{name} must be an int of at least 1, but got {value!r}.')
-        if cost not in COSTS:
-            raise ValueError(f'search.cost must be one of {COSTS}, but got {cost!r}.')
-        if max_lag is not None and (
-                isinstance(max_lag, bool) or not isinstance(max_lag, int) or max_lag < 0):
-            raise ValueError(
-                f'search.max_lag must be an int of at least 0 or None, but got {max_lag!r}.')
+        for name, value, known in (('cost', cost, COSTS), ('score', score, SCORES)):
+            if value not in known:
+                raise ValueError(f'search.{name} must be one of {known}, but got {value!r}.')
+        for name, value, other in (('max_lag', max_lag, ' or None'),
+                                   ('first_stage', first_stage, '')):
+            if not (other and value is None) and (
+                    isinstance(value, bool) or not isinstance(value, int) or value < 0):
+                raise ValueError(
+                    f'search.{name} must be an int of at least 0{other}, but got {value!r}.')
         self.epochs = epochs
-        self.max_lag = max_lag
+        self.bounds = SearchBounds(first_stage, max_lag)
+        self.score = score
         self.eval_batches = eval_batches
         self.evals = tuple(evals)
         self.cost = cost
@@ -118,8 +132,11 @@ class OneShotSearch:
             eval_batches=self.eval_batches,
             evals=list(self.evals),
             cost=self.cost,
-            # Checkpoints of before there was this have none.
-            **({} if self.max_lag is None else dict(max_lag=self.max_lag)))
+            # Checkpoints of before there were these have none.
+            **{name: value for name, value, default in (
+                ('max_lag', self.bounds.max_lag, None),
+                ('first_stage', self.bounds.first_stage, 0),
+                ('score', self.score, 'mean')) if value != default})
 
     def draw(self, seed: int, step: int) -> Subnet:
         """The candidate that step ``step`` trains, the same on all ranks."""
@@ -142,7 +159,7 @@ class OneShotSearch:
             self.epochs, self.evals,
             score=lambda some: batches * FORWARD_SHARE * sum(map(step, some)),
             measure=lambda some: turns * sum(map(step, some)),
-            max_lag=self.max_lag)
+            bounds=self.bounds)
 
     # ------------------------------------------------------------- evaluation
 
@@ -218,7 +235,8 @@ class OneShotSearch:
             RuntimeError: If ranks disagree.
         """
         costs = self.measure(model, optim_wrapper)
-        losses = [sum(history) / len(history) for history in self.losses]
+        losses = [history[-1] if self.score == 'last' else sum(history) / len(history)
+                  for history in self.losses]
         index, self.w = choose(costs, losses, self.w)
         decision = [(index, self.w)]
         broadcast_object_list(decision)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from autoprog_mm import Subnet
-from autoprog_mm.growth import build_schedule, stage_choices
+from autoprog_mm.growth import SearchBounds, build_schedule, stage_choices
 from autoprog_mm.growth.forecast import Forecast, Range, SearchWork
 
 
@@ -36,7 +36,7 @@ def test_manual_schedule():
     # Steps of 2, 4.5 and 8 seconds, 20 of each.
     assert forecast.whole() == (290, ) * 2
     assert forecast.left(1, 5, [Subnet(2, 100)]) == (5 * 2 + 20 * 4.5 + 20 * 8, ) * 2
-    assert stage_choices(stages(), False) == [
+    assert stage_choices(stages(), None) == [
         [Subnet(2, 100)], [Subnet(3, 150)], [Subnet(4, 200)]]
 
 
@@ -53,10 +53,10 @@ def test_open_choices_leave_a_range():
     forecast = Forecast(stages(2, 4), 10, step, search())
     # Stage 1 searches among depths 2 and 4 at 100 and 200: steps of 2 4 4 8, 4.5 on average.
     # Its second epoch takes 20 to 80, and the second stage is the full network.
-    assert stage_choices(stages(2, 4), True) == [
+    assert stage_choices(stages(2, 4), SearchBounds()) == [
         [Subnet(2, 100), Subnet(2, 200), Subnet(4, 100), Subnet(4, 200)], [Subnet(4, 200)]]
     assert forecast.whole() == (45 + 20 + 160, 45 + 80 + 160)
-    every = stage_choices(forecast.stages, True)[0]
+    every = stage_choices(forecast.stages, SearchBounds())[0]
     assert forecast.left(0, 6, every) == (4 * 4.5 + 20 + 160, 4 * 4.5 + 80 + 160)
     # Decided: nothing is open any more.
     assert forecast.left(1, 0, [Subnet(2, 200)]) == (40 + 160, ) * 2
@@ -74,9 +74,16 @@ def test_later_choices_depend_on_earlier_ones():
 def test_search_that_keeps_up():
     # Of depths 2, 3, 4 and resolutions 100, 150, those not below 3x150 are left:
     # steps of 4.5 and 6, mean 5.25.
-    forecast = Forecast(stages(3, 6), 10, step, replace(search(), max_lag=0))
+    forecast = Forecast(stages(3, 6), 10, step, replace(search(), bounds=SearchBounds(max_lag=0)))
     assert forecast.left(1, 0, [Subnet(2, 100)]) == (
         20 + 52.5 + 45 + 160, 20 + 52.5 + 60 + 160)
+
+
+def test_search_from_the_second_stage_on():
+    forecast = Forecast(stages(3, 6), 10, step, replace(search(), bounds=SearchBounds(1)))
+    # Two epochs of 2x100. From there, depths 2, 3, 4 at 100 and 150: steps of 2 3 3 4.5 4 6,
+    # mean 3.75; the cheapest and the dearest then run an epoch, and the full network two.
+    assert forecast.whole() == (40 + 37.5 + 20 + 160, 40 + 37.5 + 60 + 160)
 
 
 def test_own_work_of_searches():
@@ -85,7 +92,7 @@ def test_own_work_of_searches():
     work = Range(*[a - b for a, b in zip(forecast.whole(), plain.whole())])
     # Four candidates: at the start, once in the first epoch, four times in the second; timed once.
     assert work == pytest.approx([4 * (6 * 100 + 1000)] * 2)
-    every = stage_choices(forecast.stages, True)[0]
+    every = stage_choices(forecast.stages, SearchBounds())[0]
     # After 5 of the second epoch's 10 steps (evaluations after 3, 5, 8 and 10) two are to come.
     work = [a - b for a, b in zip(forecast.left(1, 5, every), plain.left(1, 5, every))]
     assert work == pytest.approx([4 * (2 * 100 + 1000)] * 2)

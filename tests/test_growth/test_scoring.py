@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from autoprog_mm.growth import (
+    SearchBounds,
     Subnet,
     build_schedule,
     choose,
@@ -66,15 +67,28 @@ def test_candidates_of_later_stages(index, current, depths, resolutions):
     (3, Subnet(8, 160), 0, [12], [224]),
 ])
 def test_candidates_that_keep_up(index, current, max_lag, depths, resolutions):
-    assert stage_candidates(deit_small(), index, current, max_lag) == pairs(depths, resolutions)
+    assert stage_candidates(deit_small(), index, current, SearchBounds(max_lag=max_lag)) == \
+        pairs(depths, resolutions)
 
 
 def test_choices_keep_up():
-    for stage, choices in zip(deit_small(8, 0.4), stage_choices(deit_small(8, 0.4), True, 0)):
+    stages = deit_small(8, 0.4)
+    for stage, choices in zip(stages, stage_choices(stages, SearchBounds(max_lag=0))):
         assert choices and all(
             choice.depth >= stage.subnet.depth and choice.resolution >= stage.subnet.resolution
             for choice in choices)
         assert stage.subnet in choices
+
+
+def test_candidates_from_a_stage_on():
+    bounds = SearchBounds(first_stage=2)
+    for current in (Subnet(6, 128), Subnet(12, 224)):
+        assert stage_candidates(deit_small(), 0, current, bounds) == [Subnet(6, 128)]
+        assert stage_candidates(deit_small(), 1, current, bounds) == [Subnet(8, 160)]
+    assert stage_candidates(deit_small(), 2, Subnet(8, 160), bounds) == pairs(
+        [8, 10, 12], [160, 192])
+    assert stage_choices(deit_small(), bounds) == [
+        [Subnet(6, 128)], [Subnet(8, 160)], pairs([8, 10, 12], [160, 192]), [Subnet(12, 224)]]
 
 
 def test_last_stage_has_one_candidate():

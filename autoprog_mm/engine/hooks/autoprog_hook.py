@@ -262,7 +262,13 @@ class AutoProgHook(Hook):
         for before, after in zip(self.stages, self.stages[1:]):
             self.backbone.check_growth(before.subnet, after.subnet)
         if self.search is not None:
-            for stage in self.stages[:-1]:
+            first = self.search.bounds.first_stage
+            if first >= self.num_stages - 1:
+                raise ValueError(
+                    f'search.first_stage ({first}) must be below {self.num_stages - 1}: stages '
+                    f'count from 0, and the last of the {self.num_stages} has nothing to search. '
+                    'Lower it, or set search=None.')
+            for stage in self.stages[first:-1]:
                 length = stage.end_epoch - stage.begin_epoch
                 if self.search.epochs > length:
                     raise ValueError(
@@ -345,7 +351,7 @@ class AutoProgHook(Hook):
         if self.search is None:
             candidates = [stage.subnet]
         else:
-            candidates = stage_candidates(self.stages, stage.index, current, self.search.max_lag)
+            candidates = stage_candidates(self.stages, stage.index, current, self.search.bounds)
         self._searching = len(candidates) > 1
         if self._searching:
             self.search.start(candidates)

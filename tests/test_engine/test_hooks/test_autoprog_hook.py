@@ -169,6 +169,26 @@ def test_search(jpeg_root, tmp_path, cost):
     assert record['stages'][-1]['search'] is None
 
 
+def test_search_that_stays_near_the_schedule(jpeg_root, tmp_path):
+    search = {**SEARCH, 'first_stage': 1, 'max_lag': 0, 'score': 'last'}
+    _, spy = run_spied(micro_config(jpeg_root, tmp_path, search))
+    stages = read_record(tmp_path)['stages']
+    # Up to first_stage all is as in the manual schedule.
+    begin, end, depth, resolution = STAGES[0]
+    steps = [step for step in spy.steps if begin <= step['epoch'] < end]
+    assert {step['active'] for step in steps} == {Subnet(depth, resolution)}
+    assert {step['resized_to'] for step in steps} == {None}
+    assert stages[0]['search'] is None
+    assert [epoch['magnitude'] for epoch in spy.epochs[:2]] == [4, 4]
+    assert stages[1]['search'] is not None
+    for stage, (_, _, depth, resolution) in zip(stages, STAGES):
+        assert stage['subnet']['depth'] >= depth
+        assert stage['subnet']['resolution'] >= resolution
+        for c in (stage['search'] or {}).get('candidates', ()):
+            assert c['depth'] >= depth and c['resolution'] >= resolution
+            assert c['loss'] == c['losses'][-1] != c['losses'][0]
+
+
 def test_checkpoints_are_plain_and_load_into_the_stock_model(jpeg_root, tmp_path):
     runner, _ = run_spied(micro_config(jpeg_root, tmp_path))
     weights = load(tmp_path / 'epoch_8.pth')['state_dict']
@@ -305,6 +325,13 @@ BROKEN = {
                             r'search\.eval_batches.*0'),
     'lag of less than nothing': (set_hook(search={**SEARCH, 'max_lag': -1}),
                                  r'search\.max_lag.*-1'),
+    'search before the beginning': (set_hook(search={**SEARCH, 'first_stage': -1}),
+                                    r'search\.first_stage.*-1'),
+    'search of no stage': (set_hook(search={**SEARCH, 'first_stage': None}),
+                           r'search\.first_stage must be an int of at least 0, but got None'),
+    'search from the last stage on': (set_hook(search={**SEARCH, 'first_stage': 3}),
+                                      r'search\.first_stage \(3\) must be below 3'),
+    'unknown score': (set_hook(search={**SEARCH, 'score': 'best'}), r"search\.score.*'best'"),
     'mistyped checkpoint hook': (
         lambda cfg: cfg.default_hooks.checkpoint.update(max_keep_ckpt=3), r"\['max_keep_ckpt'\]"),
     'mistyped hook': (set_hook(num_stage=4), "unexpected keyword argument 'num_stage'"),
