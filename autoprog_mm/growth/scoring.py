@@ -35,8 +35,10 @@ def stage_candidates(stages: Sequence[Stage],
     In stage 0 these are all pairs of the first, the middle and the last of
     the schedule's distinct depths and resolutions. Later it is the current
     value, so that not growing is a choice, with the next two distinct depths
-    and the next distinct resolution; with a ``max_lag``, without those that
-    are shallower or smaller than the schedule was so many stages before.
+    and the next distinct resolution. Of these, a ``max_lag`` leaves out what
+    is shallower or smaller than the schedule was so many stages before; with
+    0, not growing is a choice only for a run that is ahead. A stage before
+    ``first_stage`` has its row of the schedule alone.
 
     Args:
         stages (Sequence[Stage]): The schedule.
@@ -106,11 +108,12 @@ def evaluation_steps(num_steps: int, num_evals: int) -> List[int]:
 
 def choose(times: Sequence[float],
            losses: Sequence[float],
-           fallback_w: float = 0.) -> Tuple[int, float]:
+           fallback_w: float = 0.,
+           min_w: float = 0.) -> Tuple[int, float]:
     """Choose the candidate that is furthest below the trend of loss over cost.
 
-    Fits ``L = a * T ** -w`` by least squares in log space, w clipped at 0, and
-    takes the least ``L * T ** w`` (AutoProg paper, section 3.4).
+    Fits ``L = a * T ** -w`` by least squares in log space, w clipped at
+    ``min_w``, and takes the least ``L * T ** w`` (AutoProg paper, section 3.4).
 
     Args:
         times (Sequence[float]): Cost T of each candidate, above 0, any unit.
@@ -119,6 +122,8 @@ def choose(times: Sequence[float],
         fallback_w (float): The exponent to use where a fit isn't possible,
             with fewer than three finite candidates or fewer than two costs.
             Defaults to 0, which trades no accuracy for speed.
+        min_w (float): The least exponent, of a fit and of ``fallback_w``.
+            Defaults to 0.
 
     Returns:
         tuple[int, float]: Index of the choice, and w. Ties go to the cheaper.
@@ -143,16 +148,16 @@ def choose(times: Sequence[float],
     # A loss of exactly 0 has no logarithm; it is the best there can be.
     perfect = [i for i in finite if losses[i] <= 0]
     if perfect:
-        return min(perfect, key=lambda i: times[i]), fallback_w
+        return min(perfect, key=lambda i: times[i]), max(min_w, fallback_w)
     log_l = {i: math.log(losses[i]) for i in finite}
 
-    w = fallback_w
+    w = max(min_w, fallback_w)
     mean_t = sum(log_t.values()) / len(finite)
     mean_l = sum(log_l.values()) / len(finite)
     spread = sum((log_t[i] - mean_t)**2 for i in finite)
     if len(finite) >= 3 and max(log_t.values()) - min(log_t.values()) > _TIE:
         slope = sum((log_t[i] - mean_t) * (log_l[i] - mean_l) for i in finite) / spread
-        w = max(0., -slope)
+        w = max(min_w, -slope)
 
     score = {i: log_l[i] + w * log_t[i] for i in finite}
     least = min(score.values())

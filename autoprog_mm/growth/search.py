@@ -13,7 +13,7 @@ from .scoring import SearchBounds, choose, evaluation_steps
 from .subnet import Subnet
 
 COSTS = ('time', 'flops')
-SCORES = ('mean', 'last')
+REDUCTIONS = ('mean', 'last')
 _TIMED_STEPS = 5
 
 
@@ -28,7 +28,7 @@ class OneShotSearch:
 
     Args:
         epochs (int): Epochs of supernet training at the start of each stage
-            but the last. Defaults to 2.
+            that is searched; the last never is. Defaults to 2.
         eval_batches (int): Training batches that candidates are scored on, per
             rank; at most one epoch's worth. Defaults to 50.
         evals (Sequence[int]): How often to score in the first epoch and in
@@ -45,13 +45,19 @@ class OneShotSearch:
             before it run their row of the manual schedule, so that what wakes
             up later has trained layers to copy. Defaults to 0, as in the
             paper.
-        score (str): Which evaluations of a candidate count: their ``'mean'``,
-            as in the paper, which favours what has been trained already, or
-            the ``'last'``. Defaults to ``'mean'``.
+        reduction (str): How a candidate's losses become one: their
+            ``'mean'``, as in the paper, which favours what has been trained
+            already, or the ``'last'``. Defaults to ``'mean'``.
+        min_w (float): The least exponent w of the trend, in [0, 1]. With
+            0.05, twice the cost must bring at least 3.4 % less loss. In short
+            searches the trend drowns in noise, w is 0, and any cost is paid
+            for the least loss. With two candidates, of which no trend can be
+            fitted, w is this or an earlier search's, whichever is larger.
+            Defaults to 0., as in the paper.
 
     Raises:
-        ValueError: For a number below 1 (of ``max_lag`` and ``first_stage``,
-            below 0), an unknown cost or an unknown score.
+        ValueError: For a number out of its range, an unknown cost or an
+            unknown reduction.
     """
 
     def __init__(self,
@@ -61,7 +67,8 @@ class OneShotSearch:
                  cost: str = 'time',
                  max_lag: Optional[int] = None,
                  first_stage: int = 0,
-                 score: str = 'mean') -> None:
+                 reduction: str = 'mean',
+                 min_w: float = 0.) -> None:
         if not isinstance(evals, Sequence) or isinstance(evals, str) or len(evals) != 2:
             raise ValueError(
                 f'search.evals must be two ints, evaluations in the first and in each later '
@@ -70,7 +77,7 @@ class OneShotSearch:
                             ('evals[0]', evals[0]), ('evals[1]', evals[1])):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f'search.{name} must be an int of at least 1, but got {value!r}.')
-        for name, value, known in (('cost', cost, COSTS), ('score', score, SCORES)):
+        for name, value, known in (('cost', cost, COSTS), ('reduction', reduction, REDUCTIONS)):
             if value not in known:
                 raise ValueError(f'search.{name} must be one of {known}, but got {value!r}.')
         for name, value, other in (('max_lag', max_lag, ' or None'),
@@ -79,13 +86,16 @@ class OneShotSearch:
                     isinstance(value, bool) or not isinstance(value, int) or value < 0):
                 raise ValueError(
                     f'search.{name} must be an int of at least 0{other}, but got {value!r}.')
+        if isinstance(min_w, bool) or not isinstance(min_w, (int, float)) or not 0 <= min_w <= 1:
+            raise ValueError(f'search.min_w must be a number in [0, 1], but got {min_w!r}.')
         self.epochs = epochs
         self.bounds = SearchBounds(first_stage, max_lag)
-        self.score = score
+        self.min_w = min_w
+        self.reduction = reduction
         self.eval_batches = eval_batches
         self.evals = tuple(evals)
         self.cost = cost
-        # The exponent of the last fit; it stands where a later one can't be made.
+        # The exponent of the last search; it stands where the next one can't fit one.
         self.w = 0.
         self.candidates: List[Subnet] = []
         self.losses: List[List[float]] = []
@@ -136,7 +146,8 @@ class OneShotSearch:
             **{name: value for name, value, default in (
                 ('max_lag', self.bounds.max_lag, None),
                 ('first_stage', self.bounds.first_stage, 0),
-                ('score', self.score, 'mean')) if value != default})
+                ('reduction', self.reduction, 'mean'),
+                ('min_w', self.min_w, 0.)) if value != default})
 
     def draw(self, seed: int, step: int) -> Subnet:
         """The candidate that step ``step`` trains, the same on all ranks."""
@@ -235,9 +246,9 @@ class OneShotSearch:
             RuntimeError: If ranks disagree.
         """
         costs = self.measure(model, optim_wrapper)
-        losses = [history[-1] if self.score == 'last' else sum(history) / len(history)
+        losses = [history[-1] if self.reduction == 'last' else sum(history) / len(history)
                   for history in self.losses]
-        index, self.w = choose(costs, losses, self.w)
+        index, self.w = choose(costs, losses, self.w, self.min_w)
         decision = [(index, self.w)]
         broadcast_object_list(decision)
         if decision[0] != (index, self.w):

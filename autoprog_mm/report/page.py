@@ -59,6 +59,8 @@ td + td, th + th {{ padding-left: .3rem; }}
 @media print {{ body {{ padding: 0; }} section {{ break-inside: avoid; }} }}
 '''
 # The browser itself refuses whatever would be loaded.
+# Exponents closer than this, relatively, are the same.
+_ROUNDING = 1e-6
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
@@ -223,11 +225,15 @@ def _trend(search: Search) -> str:
     if search.w == 0:
         return f'After {epochs}: the least loss wins, for ' + (
             f'it does not fall with cost here (L = {search.scale:.4g}).'
-            if search.fitted else 'there are too few candidates for a trend.')
+            if search.fitted is not None else 'there are too few candidates for a trend.')
     text = (f'After {epochs}: L = {search.trend(unit):.4g} · T<sup>−{search.w:.4g}</sup>, with T '
             f'in {name}.')
-    if not search.fitted:
-        text += ' The exponent is of an earlier search: here are too few candidates for a fit.'
+    if search.fitted is None:
+        return (f'{text} The exponent is of an earlier search, or <code>min_w</code>: here are too '
+                'few candidates for a fit.')
+    if search.fitted < search.w * (1 - _ROUNDING):
+        return (f'{text} The exponent is <code>min_w</code>, for a fit gives '
+                f'{search.fitted:.4g} only.')
     return text
 
 

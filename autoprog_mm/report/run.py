@@ -61,11 +61,14 @@ class Search:
         return [c for c in self.candidates if c.loss is not None and c.loss > 0]
 
     @property
-    def fitted(self) -> bool:
-        """bool: Whether w is of these candidates, and not of an earlier search."""
-        costs = {self.cost(candidate) for candidate in self.drawable}
+    def fitted(self) -> Optional[float]:
+        """float | None: The exponent that these candidates give, at least 0; None if too few."""
+        costs = [math.log(self.cost(candidate)) for candidate in self.drawable]
         finite = sum(candidate.loss is not None for candidate in self.candidates)
-        return len(costs) > 1 and len(self.drawable) == finite >= 3
+        if not len(self.drawable) == finite >= 3 or len(set(costs)) < 2:
+            return None
+        losses = [math.log(candidate.loss) for candidate in self.drawable]
+        return max(0., -float(np.polyfit(costs, losses, 1)[0]))
 
     @property
     def scale(self) -> Optional[float]:

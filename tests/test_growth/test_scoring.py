@@ -91,6 +91,33 @@ def test_candidates_from_a_stage_on():
         [Subnet(6, 128)], [Subnet(8, 160)], pairs([8, 10, 12], [160, 192]), [Subnet(12, 224)]]
 
 
+@pytest.mark.parametrize('num_stages', [2, 4, 5, 8])
+@pytest.mark.parametrize('scale', [0.1, 0.4, 0.5, 1.])
+@pytest.mark.parametrize('max_lag', [None, 0, 1, 2])
+@pytest.mark.parametrize('first_stage', [0, 1, 2])
+def test_candidates_of_all_that_can_be_reached(num_stages, scale, max_lag, first_stage):
+    """Wherever a run may be, there is something to run, and it is within the bounds."""
+    stages, bounds = deit_small(num_stages, scale), SearchBounds(first_stage, max_lag)
+    reached = [stages[0].subnet]
+    for stage in stages:
+        following = set()
+        for current in reached:
+            candidates = stage_candidates(stages, stage.index, current, bounds)
+            assert candidates and len(set(candidates)) == len(candidates)
+            for c in candidates:
+                assert stage.index == 0 or (
+                    c.depth >= current.depth and c.resolution >= current.resolution)
+                if stage.index < first_stage:
+                    assert c == stage.subnet
+                if max_lag is not None:
+                    least = stages[max(0, stage.index - max_lag)].subnet
+                    assert c.depth >= least.depth and c.resolution >= least.resolution
+            following |= set(candidates)
+        assert set(stage_choices(stages, bounds)[stage.index]) == following
+        reached = sorted(following, key=lambda c: (c.depth, c.resolution))
+    assert reached == [stages[-1].subnet]
+
+
 def test_last_stage_has_one_candidate():
     assert stage_candidates(deit_small(), 3, Subnet(6, 128)) == [Subnet(12, 224)]
     assert stage_candidates(deit_small(1), 0, Subnet(12, 224)) == [Subnet(12, 224)]
@@ -171,6 +198,21 @@ def test_two_candidates_use_the_fallback(fallback_w, index):
 
 def test_before_any_fit_the_least_loss_wins():
     assert choose([1., 100.], [4., 3.999]) == (1, 0.)
+
+
+def test_least_exponent():
+    # In powers of 2, losses 3 2 2 over costs 0 1 2 are fitted by w = 1/2; from w = 1 on the
+    # scores are 3, 2 + w and 2 + 2w, of which the first is the least or equal.
+    assert choose([1., 2., 4.], [8., 4., 4.], 0., 0.4) == (1, pytest.approx(0.5))
+    assert choose([1., 2., 4.], [8., 4., 4.], 0., 1.) == (0, 1.)
+    assert choose([1., 2., 4.], [8., 4., 4.], 0., 1.5) == (0, 1.5)
+    # Where nothing is fitted: twice the cost for 1 % or 4 % less loss, 2 ** -0.05 being 0.966.
+    assert choose([1., 2.], [1., 0.99], 0., 0.05) == (0, 0.05)
+    assert choose([1., 2.], [1., 0.96], 0., 0.05) == (1, 0.05)
+    assert choose([1., 2.], [1., 0.96], 0.1, 0.05) == (0, 0.1)
+    # A clipped slope, and a loss of zero.
+    assert choose([1., 2., 4.], [2., 4., 8.], 0.7, 0.05) == (0, 0.05)
+    assert choose([1., 2., 4.], [1., 1., 0.], 0., 0.05) == (2, 0.05)
 
 
 def test_single_candidate():

@@ -169,15 +169,17 @@ def test_without_a_fit(tmp_path):
     searches = [dict(SEARCH, w=0., candidates=candidates[:2]),
                 dict(SEARCH, w=0.2, candidates=candidates[:2]),
                 dict(SEARCH, w=0.),
-                dict(SEARCH, candidates=candidates[3:])]
+                dict(SEARCH, candidates=candidates[3:]),
+                dict(SEARCH, w=0.8)]
     stages = [stage(i, i, i + 1, 4, 32, (0., 1., 0., 0., 0.), search=search)
               for i, search in enumerate(searches)]
     page = build_page(read_run(write_run(tmp_path, stages=stages)))
     for number, says in enumerate((
             'After 1 epoch: the least loss wins, for there are too few candidates for a trend.',
-            'The exponent is of an earlier search: here are too few candidates for a fit.',
+            'an earlier search, or <code>min_w</code>: here are too few candidates for a fit.',
             'it does not fall with cost here (L = 2.5).',  # (10 * 1.25 ** 2) ** (1 / 3)
-            'No candidate has a loss that can be drawn.'), start=1):
+            'No candidate has a loss that can be drawn.',
+            'The exponent is <code>min_w</code>, for a fit gives 0.75 only.'), start=1):
         part = page.split(f'<h3>Stage {number}</h3>')[1].partition('<h3>')[0]
         assert says in part
 

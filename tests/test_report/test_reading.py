@@ -45,7 +45,9 @@ def test_a_growth_into_a_search(tmp_path):
 
 def test_the_trend_of_a_search(tmp_path):
     search = read_run(write_run(tmp_path)).stages[0].search
-    assert search.by_time and search.fitted
+    assert search.by_time
+    # In powers of 4, losses from 10 to 1.25 over a cost of 2: log4(8) / 2.
+    assert search.fitted == pytest.approx(0.75)
     assert [candidate.loss for candidate in search.drawable] == [10., 1.25, 1.25]
     # Twice, half and all of 0.5 * T ** -0.5: the factors cancel in log space.
     assert search.scale == pytest.approx(0.5)
@@ -57,7 +59,7 @@ def test_a_search_by_multiply_adds_without_a_fit(tmp_path):
     stages = grown_stages()
     stages[0]['search'] = dict(SEARCH, w=0., candidates=candidates)
     search = read_run(write_run(tmp_path, stages=stages)).stages[0].search
-    assert not search.by_time and not search.fitted
+    assert not search.by_time and search.fitted is None
     assert search.cost(search.candidates[0]) == 1e6
     assert search.scale == pytest.approx((10. * 1.25)**0.5)
 

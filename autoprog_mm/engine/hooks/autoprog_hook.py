@@ -120,6 +120,11 @@ class AutoProgHook(Hook):
         # A single stage has nothing to search.
         self.search: Optional[OneShotSearch] = \
             TASK_UTILS.build(search) if search is not None and num_stages > 1 else None
+        if self.search is not None and self.search.bounds.first_stage >= num_stages - 1:
+            raise ValueError(
+                f'search.first_stage ({self.search.bounds.first_stage}) must be below '
+                f'{num_stages - 1}: stages count from 0, and the last of the {num_stages} has '
+                'nothing to search. Lower it, or set search=None.')
 
         self.ledger: Optional[Ledger] = None  # until a run trains
         self.stages: List[Stage] = []
@@ -262,13 +267,7 @@ class AutoProgHook(Hook):
         for before, after in zip(self.stages, self.stages[1:]):
             self.backbone.check_growth(before.subnet, after.subnet)
         if self.search is not None:
-            first = self.search.bounds.first_stage
-            if first >= self.num_stages - 1:
-                raise ValueError(
-                    f'search.first_stage ({first}) must be below {self.num_stages - 1}: stages '
-                    f'count from 0, and the last of the {self.num_stages} has nothing to search. '
-                    'Lower it, or set search=None.')
-            for stage in self.stages[first:-1]:
+            for stage in self.stages[self.search.bounds.first_stage:-1]:
                 length = stage.end_epoch - stage.begin_epoch
                 if self.search.epochs > length:
                     raise ValueError(

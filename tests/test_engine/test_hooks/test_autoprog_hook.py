@@ -170,7 +170,7 @@ def test_search(jpeg_root, tmp_path, cost):
 
 
 def test_search_that_stays_near_the_schedule(jpeg_root, tmp_path):
-    search = {**SEARCH, 'first_stage': 1, 'max_lag': 0, 'score': 'last'}
+    search = {**SEARCH, 'first_stage': 1, 'max_lag': 0, 'reduction': 'last', 'min_w': 0.05}
     _, spy = run_spied(micro_config(jpeg_root, tmp_path, search))
     stages = read_record(tmp_path)['stages']
     # Up to first_stage all is as in the manual schedule.
@@ -180,13 +180,20 @@ def test_search_that_stays_near_the_schedule(jpeg_root, tmp_path):
     assert {step['resized_to'] for step in steps} == {None}
     assert stages[0]['search'] is None
     assert [epoch['magnitude'] for epoch in spy.epochs[:2]] == [4, 4]
-    assert stages[1]['search'] is not None
+    # The search begins where the schedule stands: from 2x16 to depths of 3 or 4 at 24.
+    assert stages[1]['growth']['from'] == dict(depth=2, resolution=16)
+    assert [(c['depth'], c['resolution']) for c in stages[1]['search']['candidates']] == [
+        (3, 24), (4, 24)]
+    assert stages[1]['search']['w'] == 0.05  # two candidates have no trend
     for stage, (_, _, depth, resolution) in zip(stages, STAGES):
         assert stage['subnet']['depth'] >= depth
         assert stage['subnet']['resolution'] >= resolution
         for c in (stage['search'] or {}).get('candidates', ()):
             assert c['depth'] >= depth and c['resolution'] >= resolution
             assert c['loss'] == c['losses'][-1] != c['losses'][0]
+            assert c['score'] == pytest.approx(c['loss'] * c['flops']**stage['search']['w'])
+            assert not c['chosen'] or c['score'] == min(
+                other['score'] for other in stage['search']['candidates'])
 
 
 def test_checkpoints_are_plain_and_load_into_the_stock_model(jpeg_root, tmp_path):
@@ -331,7 +338,12 @@ BROKEN = {
                            r'search\.first_stage must be an int of at least 0, but got None'),
     'search from the last stage on': (set_hook(search={**SEARCH, 'first_stage': 3}),
                                       r'search\.first_stage \(3\) must be below 3'),
-    'unknown score': (set_hook(search={**SEARCH, 'score': 'best'}), r"search\.score.*'best'"),
+    'least exponent of less than nothing': (set_hook(search={**SEARCH, 'min_w': -0.1}),
+                                            r'search\.min_w.*-0\.1'),
+    'least exponent of more than one': (set_hook(search={**SEARCH, 'min_w': 2}),
+                                        r'search\.min_w must be a number in \[0, 1\].*2'),
+    'unknown reduction': (set_hook(search={**SEARCH, 'reduction': 'best'}),
+                          r"search\.reduction.*'best'"),
     'mistyped checkpoint hook': (
         lambda cfg: cfg.default_hooks.checkpoint.update(max_keep_ckpt=3), r"\['max_keep_ckpt'\]"),
     'mistyped hook': (set_hook(num_stage=4), "unexpected keyword argument 'num_stage'"),
@@ -444,7 +456,8 @@ def test_unfinished_weights_are_tested_as_they_stood(jpeg_root, tmp_path, how):
 
 def test_a_search_is_resumed_with_its_settings(jpeg_root, tmp_path):
     run(micro_config(jpeg_root, tmp_path, SEARCH))
-    for key, value in dict(epochs=2, eval_batches=1, evals=(1, 1), cost='time').items():
+    for key, value in dict(epochs=2, eval_batches=1, evals=(1, 1), cost='time', max_lag=1,
+                           first_stage=1, reduction='last', min_w=0.1).items():
         cfg = micro_config(jpeg_root, tmp_path / key, {**SEARCH, key: value})
         with pytest.raises(ValueError, match=f"search=.*'{key}'.*set the same"):
             resume(cfg, tmp_path / 'epoch_1.pth')
