@@ -103,8 +103,8 @@ class Forecast:
         if index == len(self.stages):
             return Range(0., 0.)
         stage = self.stages[index]
-        candidates = stage_candidates(self.stages, index, current, self.search.bounds) \
-            if self.search else [stage.subnet]
+        candidates = stage_candidates(self.stages, index, current,
+                                      self.search and self.search.bounds)
         return self._stage(stage, candidates, stage.begin_epoch, 0)
 
     def _stage(self, stage: Stage, candidates: List[Subnet], epoch: int, steps: int) -> Range:

@@ -29,7 +29,7 @@ class SearchBounds:
 def stage_candidates(stages: Sequence[Stage],
                      index: int,
                      current: Subnet,
-                     bounds: SearchBounds = SearchBounds()) -> List[Subnet]:
+                     bounds: Optional[SearchBounds] = SearchBounds()) -> List[Subnet]:
     """The subnets that the search of stage ``index`` compares.
 
     In stage 0 these are all pairs of the first, the middle and the last of
@@ -44,7 +44,8 @@ def stage_candidates(stages: Sequence[Stage],
         stages (Sequence[Stage]): The schedule.
         index (int): Which stage begins.
         current (Subnet): What ran until now; not looked at in stage 0.
-        bounds (SearchBounds): How far to go from the schedule. Defaults to
+        bounds (SearchBounds | None): How far to go from the schedule; with
+            None nothing is searched, and each stage has its row. Defaults to
             any distance, from the first stage on.
 
     Returns:
@@ -53,7 +54,7 @@ def stage_candidates(stages: Sequence[Stage],
     """
     depths = sorted({stage.subnet.depth for stage in stages})
     resolutions = sorted({stage.subnet.resolution for stage in stages})
-    if index == len(stages) - 1 or index < bounds.first_stage:
+    if bounds is None or index < bounds.first_stage or index == len(stages) - 1:
         return [stages[index].subnet]
     if index == 0:
         depths = sorted({depths[0], depths[len(depths) // 2], depths[-1]})
@@ -75,14 +76,11 @@ def stage_choices(stages: Sequence[Stage],
 
     Args:
         stages (Sequence[Stage]): The schedule.
-        bounds (SearchBounds | None): See :func:`stage_candidates`; None if
-            nothing is searched, so that each stage runs its own subnet.
+        bounds (SearchBounds | None): See :func:`stage_candidates`.
 
     Returns:
         list[list[Subnet]]: For each stage, shallow and small ones first.
     """
-    if bounds is None:
-        return [[stage.subnet] for stage in stages]
     choices, before = [], [stages[0].subnet]
     for stage in stages:
         before = sorted({c for current in before
@@ -104,6 +102,26 @@ def evaluation_steps(num_steps: int, num_evals: int) -> List[int]:
         list[int]: Ascending numbers of finished steps.
     """
     return sorted({math.ceil(num_steps * k / num_evals) for k in range(1, num_evals + 1)})
+
+
+def fit_exponent(costs: Sequence[float], losses: Sequence[float]) -> Optional[float]:
+    """Fit ``L = a * T ** -w`` by least squares in log space.
+
+    Args:
+        costs (Sequence[float]): Costs T, above 0.
+        losses (Sequence[float]): Losses L, above 0 and finite.
+
+    Returns:
+        float | None: The exponent w, at least 0. None where a fit isn't
+        possible, with fewer than three points or fewer than two costs.
+    """
+    log_t, log_l = [math.log(t) for t in costs], [math.log(loss) for loss in losses]
+    if len(log_t) < 3 or max(log_t) - min(log_t) <= _TIE:
+        return None
+    mean_t, mean_l = sum(log_t) / len(log_t), sum(log_l) / len(log_l)
+    slope = sum((t - mean_t) * (loss - mean_l) for t, loss in zip(log_t, log_l)) / \
+        sum((t - mean_t)**2 for t in log_t)
+    return max(0., -slope)
 
 
 def choose(times: Sequence[float],
@@ -144,22 +162,13 @@ def choose(times: Sequence[float],
         raise ValueError(
             f'No candidate has a finite loss ({list(losses)}): training has diverged. '
             'Lower the learning rate, clip gradients, or resume from an earlier checkpoint.')
-    log_t = {i: math.log(times[i]) for i in finite}
     # A loss of exactly 0 has no logarithm; it is the best there can be.
     perfect = [i for i in finite if losses[i] <= 0]
     if perfect:
         return min(perfect, key=lambda i: times[i]), max(min_w, fallback_w)
-    log_l = {i: math.log(losses[i]) for i in finite}
-
-    w = max(min_w, fallback_w)
-    mean_t = sum(log_t.values()) / len(finite)
-    mean_l = sum(log_l.values()) / len(finite)
-    spread = sum((log_t[i] - mean_t)**2 for i in finite)
-    if len(finite) >= 3 and max(log_t.values()) - min(log_t.values()) > _TIE:
-        slope = sum((log_t[i] - mean_t) * (log_l[i] - mean_l) for i in finite) / spread
-        w = max(min_w, -slope)
-
-    score = {i: log_l[i] + w * log_t[i] for i in finite}
+    fitted = fit_exponent([times[i] for i in finite], [losses[i] for i in finite])
+    w = max(min_w, fallback_w if fitted is None else fitted)
+    score = {i: math.log(losses[i]) + w * math.log(times[i]) for i in finite}
     least = min(score.values())
     ties = [i for i in finite if score[i] - least <= _TIE]
     return min(ties, key=lambda i: times[i]), w

@@ -7,6 +7,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
+from ..growth.scoring import fit_exponent
 from ..growth.subnet import Subnet
 
 
@@ -63,12 +64,10 @@ class Search:
     @property
     def fitted(self) -> Optional[float]:
         """float | None: The exponent that these candidates give, at least 0; None if too few."""
-        costs = [math.log(self.cost(candidate)) for candidate in self.drawable]
-        finite = sum(candidate.loss is not None for candidate in self.candidates)
-        if not len(self.drawable) == finite >= 3 or len(set(costs)) < 2:
-            return None
-        losses = [math.log(candidate.loss) for candidate in self.drawable]
-        return max(0., -float(np.polyfit(costs, losses, 1)[0]))
+        if len(self.drawable) < sum(c.loss is not None for c in self.candidates):
+            return None  # a loss of 0 wins without a fit
+        return fit_exponent([self.cost(c) for c in self.drawable],
+                            [c.loss for c in self.drawable])
 
     @property
     def scale(self) -> Optional[float]:

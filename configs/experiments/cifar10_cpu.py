@@ -1,4 +1,4 @@
-# Six to twelve minutes a run on a CPU: a narrow DeiT of 12 layers on a fixed tenth
+# Five to twelve minutes a run on a CPU: a narrow DeiT of 12 layers on a fixed tenth
 # of CIFAR-10, which is a folder of class folders, train/ and test/.
 #
 # Command:  python tools/experiments/run.py configs/experiments/cifar10_cpu.py --jobs 2

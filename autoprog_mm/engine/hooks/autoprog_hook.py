@@ -347,10 +347,8 @@ class AutoProgHook(Hook):
         if self.wrapper is not None:
             check_ranks_agree(f'the weights with which stage {stage.index} begins',
                               fingerprint(list(self.model.parameters())))
-        if self.search is None:
-            candidates = [stage.subnet]
-        else:
-            candidates = stage_candidates(self.stages, stage.index, current, self.search.bounds)
+        candidates = stage_candidates(self.stages, stage.index, current,
+                                      self.search and self.search.bounds)
         self._searching = len(candidates) > 1
         if self._searching:
             self.search.start(candidates)
