@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 
 from autoprog_mm import Subnet
-from autoprog_mm.engine.launch import prepare_config
+from autoprog_mm.launch.prepare import prepare_config
 from tests.micro import run, write_label_maps
 
 ROOT = Path(__file__).parents[1] / 'configs'
@@ -88,7 +88,7 @@ def test_config_trains(config, jpeg_root, tmp_path):
     assert runner.iter == 2
     hook, = (h for h in runner.hooks if type(h).__name__ == 'AutoProgHook')
     subnet, begins = FIRST[config]
-    assert runner.model.backbone.subnet == subnet
+    assert runner.model.backbone.awake_subnet == subnet
     assert [stage.begin_epoch for stage in hook.stages] == begins
     assert hook.stages[-1].subnet == runner.model.backbone.full_subnet
     assert all(

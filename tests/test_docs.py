@@ -16,9 +16,9 @@ import pytest
 from mmengine.config import Config
 
 from autoprog_mm import Subnet, engine
-from autoprog_mm.engine.ledger import ACCOUNTS, SCHEMA, Ledger
 from autoprog_mm.growth.schedule import Stage
 from autoprog_mm.growth.search import OneShotSearch
+from autoprog_mm.record.ledger import ACCOUNTS, SCHEMA, Ledger
 from autoprog_mm.registry import GROWTH_OPERATORS
 from autoprog_mm.stock import TOOLS as STOCK_TOOLS
 from tests.test_tools import load_tool

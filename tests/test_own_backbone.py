@@ -156,7 +156,7 @@ class Watch(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         backbone = runner.model.backbone
         self.steps.append((
-            backbone.subnet.depth,
+            backbone.awake_subnet.depth,
             {n for n, p in backbone.named_parameters() if p.requires_grad},
             {n for n, p in backbone.named_parameters() if not torch.equal(p, self.before[n])}))
 

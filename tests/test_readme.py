@@ -8,7 +8,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.hooks import Hook
 
-from autoprog_mm.engine.launch import prepare_config
+from autoprog_mm.launch.prepare import prepare_config
 from autoprog_mm.registry import GROWTH_OPERATORS
 from tests.micro import run
 

@@ -45,7 +45,7 @@ def trained(jpeg_root, tmp_path_factory):
     cfg.dump(config)
     with DefaultScope.overwrite_default_scope(None):
         runner = run(cfg)
-    assert runner.model.backbone.subnet == Subnet(4, 32)
+    assert runner.model.backbone.awake_subnet == Subnet(4, 32)
     accuracy = runner.message_hub.get_scalar('val/accuracy/top1').current()
     return config, folder / 'epoch_4.pth', accuracy
 

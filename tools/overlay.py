@@ -20,7 +20,10 @@ import autoprog_mm  # noqa: E402  isort: skip  (before anything that imports tor
 from mmengine.config import Config  # noqa: E402
 
 from autoprog_mm.apis.config_text import config_text  # noqa: E402
-from autoprog_mm.utils import write_atomically  # noqa: E402
+from autoprog_mm.utils import (
+    UserError,  # noqa: E402
+    write_atomically,  # noqa: E402
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -61,9 +64,9 @@ def convert(args: argparse.Namespace) -> None:
     """
     out = args.out
     if not out.endswith('.py'):
-        raise ValueError(f'OUT.py must end with .py, but is {out!r}.')
+        raise UserError(f'OUT.py must end with .py, but is {out!r}.')
     if osp.exists(out) and not args.force:
-        raise ValueError(f'OUT.py: the file {out!r} exists. Choose another name, or --force.')
+        raise UserError(f'OUT.py: the file {out!r} exists. Choose another name, or --force.')
     if '::' in args.stock:
         base, loaded = args.stock, args.stock
     else:
@@ -73,7 +76,7 @@ def convert(args: argparse.Namespace) -> None:
         # As a base, for mmengine knows the names of packages there only.
         stock = Config.fromstring(f'_base_ = {loaded!r}', '.py')
     except Exception as error:  # configs are programs, which can raise anything
-        raise ValueError(
+        raise UserError(
             f'STOCK_CONFIG: {args.stock!r} cannot be read: {type(error).__name__}: {error}') \
             from error
     scale = {name: getattr(args, f'{name}_scale') for name in ('depth', 'resolution')}
@@ -92,7 +95,7 @@ def convert(args: argparse.Namespace) -> None:
         os.makedirs(osp.dirname(osp.abspath(out)), exist_ok=True)
         write_atomically(out, config_text(base, stock, cfg, title))
     except OSError as error:
-        raise ValueError(f'OUT.py: {out!r} cannot be written: {error.strerror}.') from error
+        raise UserError(f'OUT.py: {out!r} cannot be written: {error.strerror}.') from error
     print(f'Wrote {out}. Train it with: python tools/train.py {out}')
 
 

@@ -20,9 +20,9 @@ import autoprog_mm  # noqa: E402, F401  isort: skip  (before anything that impor
 import torch  # noqa: E402
 from mmengine.config import Config, DictAction  # noqa: E402
 
-from autoprog_mm.engine.launch import prepare_config  # noqa: E402
-from autoprog_mm.engine.plan import Plan, make_plan  # noqa: E402
+from autoprog_mm.apis.plan import Plan, make_plan  # noqa: E402
 from autoprog_mm.growth import Subnet  # noqa: E402
+from autoprog_mm.launch.prepare import prepare_config  # noqa: E402
 
 _LARGE_SHARE = 0.1  # of a run, for what its searches do besides training
 _DTYPES = dict(bfloat16=torch.bfloat16, float16=torch.float16)

@@ -31,7 +31,10 @@ from autoprog_mm.datasets.prepare import (  # noqa: E402
     is_whole,
     prepare_all,
 )
-from autoprog_mm.utils import write_atomically  # noqa: E402
+from autoprog_mm.utils import (
+    UserError,  # noqa: E402
+    write_atomically,  # noqa: E402
+)
 
 SETTINGS_FILE = 'prepared.json'
 _UNFINISHED = re.compile(r'\.\d+\.tmp$')
@@ -88,20 +91,20 @@ def check(args: argparse.Namespace) -> List[str]:
                                   ('processes', 1, 1024)):
         value = getattr(args, name)
         if not lowest <= value <= highest:
-            raise ValueError(f'--{name.replace("_", "-")} must be from {lowest} to {highest}, but '
+            raise UserError(f'--{name.replace("_", "-")} must be from {lowest} to {highest}, but '
                              f'got {value}.')
     if not osp.isdir(args.source):
-        raise ValueError(f'source: there is no folder {args.source!r}.')
+        raise UserError(f'source: there is no folder {args.source!r}.')
     source, target = osp.realpath(args.source), osp.realpath(args.target)
     if osp.commonpath([source, target]) in (source, target):
-        raise ValueError(
+        raise UserError(
             f'target ({args.target!r}) and source ({args.source!r}) must not lie in each other. '
             'Give a folder beside it.')
     names, _ = get_samples(
         args.source, None,
         is_valid_file=lambda name: name.lower().endswith(ImageNet.IMG_EXTENSIONS))
     if not names:
-        raise ValueError(f'source: the folder {args.source!r} has no images '
+        raise UserError(f'source: the folder {args.source!r} has no images '
                          f'({", ".join(ImageNet.IMG_EXTENSIONS)}).')
     return sorted(names)
 
@@ -112,14 +115,14 @@ def check_settings(target: str, settings: Settings, names: Sequence[str]) -> Non
     if not osp.isfile(path):
         found = next((name for name in names if osp.exists(osp.join(target, name))), None)
         if found is not None:
-            raise ValueError(
+            raise UserError(
                 f'target: {found!r} is in {target!r} already, but no {SETTINGS_FILE} that says '
                 'how it was made. Give another target, or delete this one.')
         return
     with open(path, encoding='utf-8') as file:
         before = json.load(file)
     if before != settings._asdict():
-        raise ValueError(
+        raise UserError(
             f'target: {target!r} was made with {before}, not with {settings._asdict()}. Give '
             'another target, or delete this one.')
 

@@ -13,13 +13,8 @@ sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..'))
 
 import autoprog_mm  # noqa: E402, F401  isort: skip  (before anything that imports torchvision)
 
-from autoprog_mm.report import (  # noqa: E402
-    ReportError,
-    build_page,
-    check_comparable,
-    read_run,
-)
-from autoprog_mm.utils import write_atomically  # noqa: E402
+from autoprog_mm.report import build_page, check_comparable, read_run  # noqa: E402
+from autoprog_mm.utils import UserError, write_atomically  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:
@@ -43,7 +38,7 @@ def main() -> int:
         baseline = None if args.baseline is None else read_run(args.baseline)
         if baseline is not None:
             check_comparable(run, baseline)
-    except ReportError as error:
+    except UserError as error:
         print(error, file=sys.stderr)
         return 2
     page = build_page(run, baseline)

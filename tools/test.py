@@ -14,13 +14,14 @@ from mmengine.evaluator import DumpResults  # noqa: E402
 from mmengine.registry import RUNNERS  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
-from autoprog_mm.engine.launch import (  # noqa: E402
+from autoprog_mm.launch.errors import exit_on_user_error  # noqa: E402
+from autoprog_mm.launch.prepare import (  # noqa: E402
     check_datasets,
     parse_with_common,
     prepare_config,
     read_config,
 )
-from autoprog_mm.engine.mistakes import mistakes_in_a_sentence  # noqa: E402
+from autoprog_mm.utils import UserError  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:
@@ -75,9 +76,9 @@ def merge_test_args(cfg: Config, args: argparse.Namespace) -> None:
 def main() -> None:
     args = parse_args()
     if args.out is None and args.out_item is not None:
-        raise ValueError('--out-item needs --out, the file to write to.')
+        raise UserError('--out-item needs --out, the file to write to.')
     if '://' not in args.checkpoint and not osp.isfile(args.checkpoint):
-        raise ValueError(f'checkpoint: there is no file {args.checkpoint!r}.')
+        raise UserError(f'checkpoint: there is no file {args.checkpoint!r}.')
     cfg = read_config(args.config)
     merge_test_args(cfg, args)
     cfg = prepare_config(cfg, args)
@@ -91,5 +92,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with mistakes_in_a_sentence():
+    with exit_on_user_error():
         main()

@@ -10,14 +10,14 @@ sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..'))
 from mmengine.registry import RUNNERS  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
-from autoprog_mm.engine.launch import (  # noqa: E402
+from autoprog_mm.launch.errors import exit_on_user_error  # noqa: E402
+from autoprog_mm.launch.prepare import (  # noqa: E402
     check_datasets,
     check_work_dir,
     parse_with_common,
     prepare_config,
     read_config,
 )
-from autoprog_mm.engine.mistakes import mistakes_in_a_sentence  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:
@@ -54,5 +54,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with mistakes_in_a_sentence():
+    with exit_on_user_error():
         main()

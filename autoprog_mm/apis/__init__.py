@@ -1,5 +1,5 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 from .configs import config_path, get_config, register_configs
-from .conversion import overlay
+from .overlay import overlay
 
 __all__ = ['config_path', 'get_config', 'overlay', 'register_configs']

@@ -7,6 +7,8 @@ from typing import Any
 from mmengine.config import Config
 from yapf.yapflib.yapf_api import FormatCode
 
+from ..utils.errors import UserError
+
 # In this order, with a comment of each.
 _SECTIONS = {
     'custom_imports': None,
@@ -105,4 +107,4 @@ def _source(value: Any, where: str) -> str:
         return f"float('{value}')"
     if value is None or isinstance(value, (str, int, float)):
         return repr(value)
-    raise ValueError(f'{where} is {value!r}, which cannot be written into a config file.')
+    raise UserError(f'{where} is {value!r}, which cannot be written into a config file.')

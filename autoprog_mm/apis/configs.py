@@ -8,6 +8,8 @@ from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmpretrain.apis import ModelHub
 
+from ..utils.errors import UserError
+
 _PACKAGE = Path(__file__).parents[1]
 _INDEX = 'model-index.yml'
 
@@ -60,7 +62,7 @@ def config_path(name: str) -> str:
     """
     extension = _extension()
     if extension is None:
-        raise ValueError(
+        raise UserError(
             f'The configs of autoprog_mm are neither in {_PACKAGE / ".mim"} nor beside the '
             'package. Install it with pip, or use a whole checkout.')
     configs = extension / 'configs'
@@ -68,7 +70,7 @@ def config_path(name: str) -> str:
     if name not in names:
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         known = ', '.join(near or [other for other in names if not other.startswith('_base_')])
-        raise ValueError(f'autoprog_mm has no config {name!r}. Did you mean one of: {known}?')
+        raise UserError(f'autoprog_mm has no config {name!r}. Did you mean one of: {known}?')
     return str(configs / name)
 
 

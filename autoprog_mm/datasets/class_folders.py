@@ -12,6 +12,8 @@ from mmcv.transforms import LoadImageFromFile
 from mmpretrain.datasets.base_dataset import BaseDataset
 from mmpretrain.registry import DATASETS
 
+from ..utils.errors import UserError
+
 IMAGE_TYPES = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
 # What the folders of a split may be called, in any case; the first that is there counts.
 SPLITS = dict(
@@ -85,12 +87,12 @@ def find_images(root: str,
         ValueError: For a folder that isn't like this; says what is wrong.
     """
     if split not in SPLITS:
-        raise ValueError(f'split must be one of {sorted(SPLITS)}, but got {split!r}.')
+        raise UserError(f'split must be one of {sorted(SPLITS)}, but got {split!r}.')
     root = osp.expanduser(root)
     if not osp.isdir(root):
         what = f'{root!r} is a file, not a folder' if osp.isfile(root) else \
             f'there is no folder {root!r}'
-        raise ValueError(f'data_root: {what}. {_EXPECTED}')
+        raise UserError(f'data_root: {what}. {_EXPECTED}')
     folder, shared = _find_folder(root, split)
     images = _scan(folder)
     if shared:
@@ -171,7 +173,7 @@ class ClassFolders(BaseDataset):
         try:
             return LoadImageFromFile()(item)
         except (AssertionError, OSError, cv2.error) as error:  # the first: it can't be decoded
-            raise ValueError(
+            raise UserError(
                 f'data_root: the image {item["img_path"]!r} cannot be read. Delete or mend it, or '
                 'leave in_memory out to train without it.') from error
 
@@ -192,7 +194,7 @@ def check_known(images: ClassImages, classes: Sequence[str]) -> None:
     """
     unknown = [name for name in images.files if name not in set(classes)]
     if unknown:
-        raise ValueError(
+        raise UserError(
             f'data_root: {images.folder!r} has folders of classes that the model is not trained '
             f'for: {listed(unknown)}. It knows {listed(classes)}.')
 
@@ -244,14 +246,14 @@ def _find_folder(root: str, split: str) -> Tuple[str, bool]:
 
     parent, name = osp.split(osp.abspath(root))
     if name.lower() in _SPLIT_NAMES and _find(_split_folders(parent), 'train') is not None:
-        raise ValueError(
+        raise UserError(
             f'data_root: {root!r} is one split of the images alone. Set data_root={parent}, the '
             'folder around it.')
     if not names or {name.lower() for name in names} <= _SPLIT_NAMES:
         _refuse_without_classes(root, names)
     for name in names:
         if _find(_split_folders(osp.join(root, name)), 'train') is not None:
-            raise ValueError(
+            raise UserError(
                 f'data_root: {root!r} is a level too high: train/ and val/ are in '
                 f'{osp.join(root, name)!r}. Set data_root={osp.join(root, name)}.')
     return root, True
@@ -262,15 +264,15 @@ def _refuse_without_classes(root: str, names: List[str]) -> None:
     for folder in [root] + [osp.join(root, name) for name in names]:
         images = sum(_is_image(name) for name in os.listdir(folder))
         if images and not subfolders(folder):
-            raise ValueError(
+            raise UserError(
                 f'data_root: {folder!r} has {images} images directly inside, but no class '
                 'folders, so what they show is not known. Put the images of each class into a '
                 'folder with the name of the class.')
     if any(subfolders(osp.join(root, name)) for name in names):
-        raise ValueError(
+        raise UserError(
             f'data_root: {root!r} has the folders {listed(names)}, but none to train with. Call '
             'the one with the images to train with train/.')
-    raise ValueError(f'data_root: the folder {root!r} has no class folders. {_EXPECTED}')
+    raise UserError(f'data_root: the folder {root!r} has no class folders. {_EXPECTED}')
 
 
 # ------------------------------------------------------------------ the images
@@ -293,7 +295,7 @@ def _scan(folder: str) -> ClassImages:
     empty = [name for name, files in images.files.items() if not files]
     if empty:
         what = 'folder has' if len(empty) == 1 else 'folders have'
-        raise ValueError(
+        raise UserError(
             f'data_root: in {folder!r}, the class {what} no images ({", ".join(IMAGE_TYPES)}): '
             f'{listed(empty)}. Put images there, or delete what is no class.')
     return images
@@ -320,13 +322,13 @@ def _hold_out(images: ClassImages, split: str, share: float) -> None:
     """Keep of each class what belongs to a split."""
     number = isinstance(share, (int, float)) and not isinstance(share, bool)
     if not number or not 0 < share <= 1 or share == 1 and split != 'test':
-        raise ValueError(
+        raise UserError(
             f'val_share must be a number between 0 and 1, the share of each class to validate '
             f'with (or 1, to test all images), but got {share!r}.')
     images.share = share
     single = [name for name, files in images.files.items() if len(files) == 1]
     if single and share < 1:
-        raise ValueError(
+        raise UserError(
             f'data_root: in {images.folder!r} is one image only of {listed(single)}. A class needs '
             'at least two, one to train and one to validate with. Add images, or take its folder '
             'away.')
@@ -341,7 +343,7 @@ def _hold_out(images: ClassImages, split: str, share: float) -> None:
 def _limit(images: ClassImages, most: int) -> None:
     """Keep so many images of each class."""
     if not isinstance(most, int) or isinstance(most, bool) or most < 1:
-        raise ValueError(f'max_per_class must be a positive int or None, but got {most!r}.')
+        raise UserError(f'max_per_class must be a positive int or None, but got {most!r}.')
     for name, files in images.files.items():
         images.files[name] = sorted(sorted(files, key=_digest)[:most])
 

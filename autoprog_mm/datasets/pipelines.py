@@ -7,6 +7,7 @@ from mmengine.logging import print_log
 from mmpretrain.datasets.transforms import RandAugment, RandomErasing
 from torch.utils.data import Dataset
 
+from ..utils.errors import UserError
 from .transforms import (
     ProgressiveRandAugment,
     ProgressiveRandomErasing,
@@ -43,13 +44,13 @@ class ProgressivePipelines:
         for pipeline in self._pipelines:
             crops = [t for t in pipeline if isinstance(t, ProgressiveRandomResizedCrop)]
             if len(crops) != 1:
-                raise ValueError(
+                raise UserError(
                     f'Each training pipeline needs exactly one ProgressiveRandomResizedCrop, but '
                     f'train_dataloader.dataset.pipeline has {len(crops)} among '
                     f'{[type(t).__name__ for t in pipeline]}. Use it in place of '
                     'RandomResizedCrop.')
             if crops[0].full_resolution != full_resolution:
-                raise ValueError(
+                raise UserError(
                     f'scale of ProgressiveRandomResizedCrop ({crops[0].full_resolution}) must be '
                     f'img_size of the backbone ({full_resolution}).')
             self._crops += crops
@@ -60,7 +61,7 @@ class ProgressivePipelines:
                           if isinstance(t, kind)]
             values = sorted({getattr(transform, attribute) for transform in transforms})
             if len(values) > 1:
-                raise ValueError(
+                raise UserError(
                     f'All training pipelines must have the same {attribute}, but got {values}.')
             if values:
                 self.full_strength[name] = values[0]

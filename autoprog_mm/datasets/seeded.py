@@ -9,6 +9,7 @@ from mmcv.transforms import LoadImageFromFile
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from ..utils import derive_seed, seed_sample
+from ..utils.errors import UserError
 from .transforms import ProgressiveDecodeCrop
 
 
@@ -202,7 +203,7 @@ def skipping(loader: DataLoader, num_batches: int) -> Iterator[None]:
     elif isinstance(getattr(batches, 'sampler', None), SeededSampler):
         skipper, number = batches.sampler, num_batches * batches.batch_size
     else:
-        raise ValueError(
+        raise UserError(
             'Going on in the middle of an epoch needs AutoProgHook in custom_hooks, which makes '
             'each sample a function of its place.')
     skipper.skipped = number
@@ -237,7 +238,7 @@ def seeded_dataloader(loader: DataLoader, seed: int, rank: int) -> Tuple[DataLoa
         prefetch_factor=loader.prefetch_factor,
         persistent_workers=loader.persistent_workers)
     if not hasattr(loader.batch_sampler, 'sampler'):
-        raise ValueError(
+        raise UserError(
             'train_dataloader needs a batch_size, or a batch_sampler with an attribute `sampler`, '
             f'but got {type(loader.batch_sampler).__name__}.')
     sampler = SeededSampler(loader.batch_sampler.sampler, seed, rank)

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer, print_log
 
+from ..utils.errors import UserError
+
 _BUFFER = '__history_buffer__'
 _RESUMABLE = ('meta', 'state_dict', 'optimizer', 'message_hub')
 _LISTED = 5  # parameters, in a message
@@ -124,7 +126,7 @@ def load_plain(path: str, mmap: bool = False) -> dict:
         ValueError: If it is missing, holds objects, or is no checkpoint.
     """
     if not osp.isfile(path):
-        raise ValueError(f'there is no file {path!r}.')
+        raise UserError(f'there is no file {path!r}.')
     allowed = torch.serialization.get_safe_globals()  # some of torch's own parts add to it
     torch.serialization.clear_safe_globals()
     try:
@@ -135,13 +137,13 @@ def load_plain(path: str, mmap: bool = False) -> dict:
         if blocked is not None:
             reason = (f'holds objects that could run code when loaded ({blocked[1]}), so it was '
                       'not loaded; if you trust it, save its state_dict anew without them')
-        raise ValueError(f'{path!r} {reason}.') from None
+        raise UserError(f'{path!r} {reason}.') from None
     finally:
         torch.serialization.add_safe_globals(allowed)
     weights = loaded.get('state_dict') if isinstance(loaded, dict) else None
     if not isinstance(weights, dict) or not weights or not all(
             isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in weights.items()):
-        raise ValueError(
+        raise UserError(
             f"{path!r} is no checkpoint of a run: it has no 'state_dict' of tensors.")
     return loaded
 
@@ -159,20 +161,20 @@ def check_whole(path: str) -> None:
         with zipfile.ZipFile(path) as file:
             spoiled = file.testzip()  # torch itself doesn't compare the checksums
     except Exception as error:  # a file that is anything makes zipfile raise anything
-        raise ValueError(
+        raise UserError(
             f'{path!r} is not whole ({type(error).__name__}: {error}).') from None
     if spoiled is not None:
-        raise ValueError(f'{path!r} is not whole: the checksum of {spoiled!r} is wrong.')
+        raise UserError(f'{path!r} is not whole: the checksum of {spoiled!r} is wrong.')
     loaded = load_plain(path, mmap=True)
     missing = [key for key in _RESUMABLE if key not in loaded]
     if missing:
-        raise ValueError(
+        raise UserError(
             f'{path!r} has no {" and no ".join(missing)}: it holds weights, as best checkpoints '
             'do, but not the state of a run.')
     meta = loaded['meta']
     if not isinstance(meta, dict) or not all(
             isinstance(meta.get(key), int) for key in ('epoch', 'iter')):
-        raise ValueError(f"{path!r} is no checkpoint of a run: its 'meta' has no epoch and iter.")
+        raise UserError(f"{path!r} is no checkpoint of a run: its 'meta' has no epoch and iter.")
 
 
 def newest_whole(folder: str, pattern: str) -> Tuple[Optional[str], List[str]]:

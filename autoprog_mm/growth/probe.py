@@ -175,7 +175,7 @@ def _cloned_buffers(model: nn.Module) -> Dict[str, torch.Tensor]:
 
 @contextmanager
 def _all_awake(backbone) -> Iterator[None]:
-    subnet, active = backbone.subnet, backbone.active_subnet
+    subnet, active = backbone.awake_subnet, backbone.running_subnet
     backbone.set_subnet(backbone.full_subnet)
     try:
         yield

@@ -5,6 +5,7 @@ from typing import Dict, List, Mapping, Optional, Union
 
 import numpy as np
 
+from ..utils.errors import UserError
 from .subnet import Subnet
 
 REGULARIZERS = ('rand_augment', 'random_erasing', 'drop_path')
@@ -51,14 +52,14 @@ def _scales(initial_scale: float, num_stages: int) -> List[float]:
 def _check_scale(name: str, scale: float, allow_zero: bool) -> None:
     number = isinstance(scale, (int, float)) and not isinstance(scale, bool)
     if not number or not (0 < scale <= 1 or (allow_zero and scale == 0)):
-        raise ValueError(
+        raise UserError(
             f'{name} must be a number in {"[" if allow_zero else "("}0, 1], but got {scale!r}. '
             'It is the first stage\'s share of the full value; 1 switches growth of it off.')
 
 
 def _check_positive(name: str, value: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f'{name} must be a positive int, but got {value!r}.')
+        raise UserError(f'{name} must be a positive int, but got {value!r}.')
 
 
 def check_schedule(num_stages: int, initial_scale: Mapping[str, float],
@@ -75,7 +76,7 @@ def check_schedule(num_stages: int, initial_scale: Mapping[str, float],
                                   ('regularization', regularization, REGULARIZERS)):
         unknown = sorted(set(scales) - set(allowed))
         if unknown:
-            raise ValueError(f'{name} got unknown keys {unknown}; it takes {sorted(allowed)}.')
+            raise UserError(f'{name} got unknown keys {unknown}; it takes {sorted(allowed)}.')
         for key, scale in scales.items():
             _check_scale(f'{name}.{key}', scale, allow_zero=name == 'regularization')
 
@@ -123,11 +124,11 @@ def build_schedule(num_stages: int,
     _check_positive('max_epochs', max_epochs)
     _check_positive('resolution_divisor', resolution_divisor)
     if num_stages > max_epochs:
-        raise ValueError(
+        raise UserError(
             f'num_stages ({num_stages}) must not exceed max_epochs ({max_epochs}): each stage '
             'needs an epoch. Lower num_stages of AutoProgHook or raise train_cfg.max_epochs.')
     if full.resolution % resolution_divisor:
-        raise ValueError(
+        raise UserError(
             f'resolution_divisor ({resolution_divisor}) must divide the full resolution '
             f'({full.resolution}); choose a multiple of the patch size that does.')
 

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import List, Optional, Sequence, Tuple
 
+from ..utils.errors import UserError
 from .schedule import Stage
 from .subnet import Subnet
 
@@ -151,15 +152,15 @@ def choose(times: Sequence[float],
             or no loss is finite.
     """
     if len(times) != len(losses) or not times:
-        raise ValueError(
+        raise UserError(
             f'times and losses must be of one length above 0, but got {len(times)} and '
             f'{len(losses)}.')
     bad = [t for t in times if not (math.isfinite(t) and t > 0)]
     if bad:
-        raise ValueError(f'times must be positive and finite, but got {bad}.')
+        raise UserError(f'times must be positive and finite, but got {bad}.')
     finite = [i for i, loss in enumerate(losses) if math.isfinite(loss)]
     if not finite:
-        raise ValueError(
+        raise UserError(
             f'No candidate has a finite loss ({list(losses)}): training has diverged. '
             'Lower the learning rate, clip gradients, or resume from an earlier checkpoint.')
     # A loss of exactly 0 has no logarithm; it is the best there can be.

@@ -6,8 +6,9 @@ import torch.nn as nn
 from mmengine.dist import broadcast_object_list, get_rank
 from mmpretrain.registry import TASK_UTILS
 
+from ..planning.forecast import FORWARD_SHARE, SearchWork
 from ..utils import derive_seed
-from .forecast import FORWARD_SHARE, SearchWork
+from ..utils.errors import UserError
 from .probe import labelled_batches, mean_losses, time_steps
 from .scoring import SearchBounds, choose, evaluation_steps
 from .subnet import Subnet
@@ -70,24 +71,24 @@ class OneShotSearch:
                  reduction: str = 'mean',
                  min_w: float = 0.) -> None:
         if not isinstance(evals, Sequence) or isinstance(evals, str) or len(evals) != 2:
-            raise ValueError(
+            raise UserError(
                 f'search.evals must be two ints, evaluations in the first and in each later '
                 f'epoch, but got {evals!r}.')
         for name, value in (('epochs', epochs), ('eval_batches', eval_batches),
                             ('evals[0]', evals[0]), ('evals[1]', evals[1])):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f'search.{name} must be an int of at least 1, but got {value!r}.')
+                raise UserError(f'search.{name} must be an int of at least 1, but got {value!r}.')
         for name, value, known in (('cost', cost, COSTS), ('reduction', reduction, REDUCTIONS)):
             if value not in known:
-                raise ValueError(f'search.{name} must be one of {known}, but got {value!r}.')
+                raise UserError(f'search.{name} must be one of {known}, but got {value!r}.')
         for name, value, other in (('max_lag', max_lag, ' or None'),
                                    ('first_stage', first_stage, '')):
             if not (other and value is None) and (
                     isinstance(value, bool) or not isinstance(value, int) or value < 0):
-                raise ValueError(
+                raise UserError(
                     f'search.{name} must be an int of at least 0{other}, but got {value!r}.')
         if isinstance(min_w, bool) or not isinstance(min_w, (int, float)) or not 0 <= min_w <= 1:
-            raise ValueError(f'search.min_w must be a number in [0, 1], but got {min_w!r}.')
+            raise UserError(f'search.min_w must be a number in [0, 1], but got {min_w!r}.')
         self.epochs = epochs
         self.bounds = SearchBounds(first_stage, max_lag)
         self.min_w = min_w
@@ -129,7 +130,7 @@ class OneShotSearch:
             ValueError: If it was made with other settings.
         """
         if state['settings'] != self._settings():
-            raise ValueError(
+            raise UserError(
                 f'The checkpoint was made with search={state["settings"]}, but it now is '
                 f'{self._settings()}; set the same to resume.')
         self.start([Subnet(*c) for c in state['candidates']])
@@ -187,7 +188,7 @@ class OneShotSearch:
         """
         held = labelled_batches(batches)
         if held is None:
-            raise ValueError(
+            raise UserError(
                 'OneShotSearch scores candidates by cross-entropy and needs one label an image; '
                 'with several, or none, use search=None.')
         self._batches += held

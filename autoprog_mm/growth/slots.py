@@ -2,6 +2,8 @@
 """Which slots of a full-size network wake up, and from which they copy."""
 from typing import Dict, List, Sequence
 
+from ..utils.errors import UserError
+
 
 def slot_order(num_slots: int, min_depth: int) -> List[int]:
     """The order in which the slots of one group wake up.
@@ -24,7 +26,7 @@ def slot_order(num_slots: int, min_depth: int) -> List[int]:
         ValueError: If ``min_depth`` is not within 1 and ``num_slots``.
     """
     if not 1 <= min_depth <= num_slots:
-        raise ValueError(
+        raise UserError(
             f'min_depth must be between 1 and the number of slots ({num_slots}), '
             f'but got {min_depth}.')
     short, num_longer = divmod(num_slots, min_depth)
@@ -55,14 +57,14 @@ def growth_sources(awake_before: Sequence[int], awake_after: Sequence[int]) -> D
     """
     asleep = set(awake_before) - set(awake_after)
     if asleep:
-        raise ValueError(
+        raise UserError(
             f'A growth can only wake slots, but {sorted(asleep)} of awake_before '
             f'{sorted(awake_before)} are not in awake_after {sorted(awake_after)}.')
     sources = {}
     for slot in sorted(set(awake_after) - set(awake_before)):
         left = [source for source in awake_before if source < slot]
         if not left:
-            raise ValueError(
+            raise UserError(
                 f'Slot {slot} has no awake slot to its left to copy from '
                 f'(awake_before: {sorted(awake_before)}).')
         sources[slot] = max(left)

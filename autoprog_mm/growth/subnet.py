@@ -2,6 +2,8 @@
 """A growing network is a full-size network plus this small tuple."""
 from dataclasses import dataclass
 
+from ..utils.errors import UserError
+
 
 @dataclass(frozen=True, order=True)
 class Subnet:
@@ -19,5 +21,5 @@ class Subnet:
         for name in ('depth', 'resolution'):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(
+                raise UserError(
                     f'Subnet.{name} must be a positive int, but got {value!r}.')

@@ -8,6 +8,7 @@ from mmpretrain.models.utils import resize_pos_embed
 from mmpretrain.registry import MODELS
 
 from ..growth.subnet import Subnet
+from ..utils.errors import UserError
 from .elastic import ElasticBackbone
 
 
@@ -43,17 +44,17 @@ class ElasticDeiT(ElasticBackbone, VisionTransformer):
                  **kwargs) -> None:
         super().__init__(*args, drop_path_rate=drop_path_rate, **kwargs)
         if list(self.out_indices) != [self.num_layers - 1]:
-            raise ValueError(
+            raise UserError(
                 f'out_indices must be -1 (the last layer), but got {self.out_indices}: an inner '
                 'layer may be asleep.')
         if self.frozen_stages != -1:
-            raise ValueError(
+            raise UserError(
                 f'frozen_stages must be -1, but got {self.frozen_stages}: ElasticDeiT itself '
                 'decides which layers train.')
         height, width = self.img_size
         patch_height, patch_width = self.patch_embed.projection.kernel_size
         if height != width or patch_height != patch_width or height % patch_height:
-            raise ValueError(
+            raise UserError(
                 f'img_size ({self.img_size}) must be square and divisible by a square '
                 f'patch_size ({(patch_height, patch_width)}).')
         self.init_elastic(
@@ -106,7 +107,7 @@ class ElasticDeiT(ElasticBackbone, VisionTransformer):
             mode=self.interpolate_mode,
             num_extra_tokens=self.num_extra_tokens)
         x = self.pre_norm(self.drop_after_pos(x))
-        for slot in self.active_slots:
+        for slot in self.running_slots:
             x = self.layers[slot](x)
         if self.final_norm:
             x = self.ln1(x)

@@ -14,6 +14,7 @@ from mmengine.logging import print_log
 
 from ..growth.slots import slot_order
 from ..growth.subnet import Subnet
+from ..utils.errors import UserError
 
 # One of each subnet, for each drop-path rate, of the longest of schedules.
 _MAX_GRAPHS = 128
@@ -37,7 +38,7 @@ class ElasticBackbone:
 
     and implements :attr:`slot_groups`, :meth:`split_depth` (when it has more
     than one group), :meth:`branch_outputs`, :meth:`flops` and a ``forward``
-    that runs :attr:`active_slots` only.
+    that runs :attr:`running_slots` only.
     """
 
     def init_elastic(self, drop_path_rate: float, full_resolution: int,
@@ -137,20 +138,25 @@ class ElasticBackbone:
     def min_depth(self, depth: int) -> None:
         if isinstance(depth, bool) or not isinstance(depth, int) or \
                 not 1 <= depth <= self.full_subnet.depth:
-            raise ValueError(
+            raise UserError(
                 f'min_depth must be an int between 1 and the full depth of '
                 f'{type(self).__name__} ({self.full_subnet.depth}), but got {depth!r}.')
-        if self.subnet.depth < depth:
-            raise ValueError(
+        if self.awake_subnet.depth < depth:
+            raise UserError(
                 f'min_depth ({depth}) must not exceed the depth that runs '
-                f'({self.subnet.depth}); set it before the first set_subnet().')
+                f'({self.awake_subnet.depth}); set it before the first set_subnet().')
         self._check_split(depth)
         self._min_depth = depth
-        self.set_subnet(self.subnet)
+        self.set_subnet(self.awake_subnet)
+
+    @property
+    def awake_subnet(self) -> Subnet:
+        """Subnet: What is awake."""
+        return self._subnet
 
     @property
     def subnet(self) -> Subnet:
-        """Subnet: What is awake."""
+        """Subnet: :attr:`awake_subnet`, by its short name."""
         return self._subnet
 
     @property
@@ -159,14 +165,14 @@ class ElasticBackbone:
         return self._public(self._slots(self._subnet.depth))
 
     @property
-    def active_subnet(self) -> Subnet:
-        """Subnet: What the forward pass runs: :attr:`subnet`, or in a search a part of it."""
+    def running_subnet(self) -> Subnet:
+        """Subnet: What the forward pass runs: :attr:`awake_subnet`, or in a search a part of it."""
         return self._active or self._subnet
 
     @property
-    def active_slots(self) -> Tuple:
+    def running_slots(self) -> Tuple:
         """tuple: The slots that the forward pass runs, like :attr:`awake_slots`."""
-        return self._public(self._active_slots)
+        return self._public(self._running_slots)
 
     @property
     def drop_path_rate(self) -> float:
@@ -205,7 +211,7 @@ class ElasticBackbone:
             depth (int): Between :attr:`min_depth` and the full depth.
         """
         if not self._min_depth <= depth <= self.full_subnet.depth:
-            raise ValueError(
+            raise UserError(
                 f'depth must be between min_depth ({self._min_depth}) and the full depth of '
                 f'{type(self).__name__} ({self.full_subnet.depth}), but got {depth}.')
         self._check_split(depth)
@@ -214,7 +220,7 @@ class ElasticBackbone:
     def check_subnet(self, subnet: Subnet) -> None:
         """Raise a ValueError unless this backbone can run ``subnet``."""
         if subnet.resolution % self.resolution_step:
-            raise ValueError(
+            raise UserError(
                 f'resolution ({subnet.resolution}) must be divisible by '
                 f'{self.resolution_step}, the token size of {type(self).__name__}; change '
                 'img_size, initial_scale.resolution or resolution_divisor.')
@@ -229,7 +235,7 @@ class ElasticBackbone:
         """
         smaller, larger = self.slots_at(before.depth), self.slots_at(after.depth)
         if not all(set(old) <= set(new) for old, new in zip(smaller, larger)):
-            raise ValueError(
+            raise UserError(
                 f'{type(self).__name__} cannot grow from depth {before.depth} to {after.depth}, '
                 f'since its groups would go from {self.split_depth(before.depth)} to '
                 f'{self.split_depth(after.depth)} slots, and none may shrink. Change num_stages or '
@@ -261,7 +267,7 @@ class ElasticBackbone:
         """Run only a part of what is awake, as a search does in each step.
 
         Args:
-            subnet (Subnet | None): No deeper than :attr:`subnet`. None runs
+            subnet (Subnet | None): No deeper than :attr:`awake_subnet`. None runs
                 all that is awake.
 
         Raises:
@@ -270,10 +276,10 @@ class ElasticBackbone:
         if subnet is not None:
             self.check_subnet(subnet)
             if subnet.depth > self._subnet.depth:
-                raise ValueError(
+                raise UserError(
                     f'Only depths up to {self._subnet.depth} are awake, but got {subnet}.')
         self._active = subnet
-        self._active_slots = self._slots(self.active_subnet.depth)
+        self._running_slots = self._slots(self.running_subnet.depth)
         self._apply_drop_path()
 
     @contextmanager
@@ -308,7 +314,7 @@ class ElasticBackbone:
         be used a few times only.
 
         Args:
-            function (Callable): A method that runs :attr:`active_slots`.
+            function (Callable): A method that runs :attr:`running_slots`.
             *args: Its arguments.
         """
         if self._compile_options is None or not self.training or not torch.is_grad_enabled():
@@ -340,7 +346,7 @@ class ElasticBackbone:
         counts, sizes = self.split_depth(depth), [len(group) for group in self.slot_groups]
         if not all(1 <= count <= size for count, size in zip(counts, sizes)):
             running, existing = (' and '.join(map(str, numbers)) for numbers in (counts, sizes))
-            raise ValueError(
+            raise UserError(
                 f'{type(self).__name__} cannot run at depth {depth}: of its groups of {existing} '
                 f'slots {running} would run, but at least one of each must. Change num_stages or '
                 'initial_scale.depth.')
@@ -356,7 +362,7 @@ class ElasticBackbone:
         return slots[0] if len(slots) == 1 else slots
 
     def _apply_drop_path(self) -> None:
-        slots = self.drop_path_slots(self._active_slots)
+        slots = self.drop_path_slots(self._running_slots)
         for slot, rate in zip(slots, np.linspace(0, self._drop_path_rate, len(slots))):
             for module in slot.modules():
                 if isinstance(module, DropPath):
@@ -371,4 +377,4 @@ def _parameters_without_reset(slot: nn.Module) -> Iterator[Tuple[str, nn.Paramet
 
 def _check_rate(rate: float) -> None:
     if not 0 <= rate < 1:
-        raise ValueError(f'drop_path_rate must be in [0, 1), but got {rate!r}.')
+        raise UserError(f'drop_path_rate must be in [0, 1), but got {rate!r}.')

@@ -9,6 +9,7 @@ from mmpretrain.models.utils.batch_augments import CutMix, Mixup
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
+from ..utils.errors import UserError
 from .data_preprocessor import ElasticDataPreprocessor
 
 
@@ -36,7 +37,7 @@ class TokenLabelDataPreprocessor(ElasticDataPreprocessor):
     def __init__(self, *args, num_classes: int, token_size: int = 16, **kwargs) -> None:
         super().__init__(*args, num_classes=num_classes, **kwargs)
         if self.pad_size_divisor > 1:
-            raise ValueError(
+            raise UserError(
                 'TokenLabelDataPreprocessor cannot pad, since label maps say nothing about the '
                 f'padding, but got pad_size_divisor={self.pad_size_divisor}.')
         self.token_size = token_size
@@ -45,7 +46,7 @@ class TokenLabelDataPreprocessor(ElasticDataPreprocessor):
             unknown = [type(a).__name__ for a in self.batch_augments.augments
                        if a is not None and type(a) not in (Mixup, CutMix)]
             if unknown:
-                raise ValueError(
+                raise UserError(
                     f'TokenLabelDataPreprocessor can mix targets of tokens for Mixup and CutMix '
                     f'only, but train_cfg.augments has {unknown}.')
             self.batch_augments = self._mixing = RecordedMixing(self.batch_augments)
@@ -78,7 +79,7 @@ class TokenLabelDataPreprocessor(ElasticDataPreprocessor):
         result = super().forward(data, training)
         height, width = result['inputs'].shape[-2:]
         if min(height, width) < self.token_size:
-            raise ValueError(
+            raise UserError(
                 f'Images of {height} x {width} pixels are smaller than token_size of '
                 f'TokenLabelDataPreprocessor ({self.token_size}).')
         with torch.autocast(self.device.type, enabled=False):
@@ -95,19 +96,19 @@ class TokenLabelDataPreprocessor(ElasticDataPreprocessor):
     def _stack(self, samples: Sequence[DataSample]) -> Tuple[torch.Tensor, torch.Tensor]:
         for sample in samples:
             if 'token_label' not in sample or 'token_label_box' not in sample:
-                raise ValueError(
+                raise UserError(
                     'TokenLabelDataPreprocessor needs label maps to train with: put LoadTokenLabel '
                     "into the training pipeline, and algorithm_keys=('token_label', "
                     "'token_label_box') into its PackInputs.")
             if sample.token_label.shape != samples[0].token_label.shape:
-                raise ValueError(
+                raise UserError(
                     'Label maps must have one shape, but that of '
                     f'{sample.get("img_path")} is {tuple(sample.token_label.shape)} and that of '
                     f'{samples[0].get("img_path")} {tuple(samples[0].token_label.shape)}.')
         labels = torch.stack([sample.token_label for sample in samples])
         boxes = torch.stack([sample.token_label_box for sample in samples])
         if labels[:, 1].max() >= self.num_classes:
-            raise ValueError(
+            raise UserError(
                 f'Label maps name class {int(labels[:, 1].max())}, but num_classes of '
                 f'TokenLabelDataPreprocessor is {self.num_classes}; that of LoadTokenLabel must be '
                 'the same.')

@@ -12,6 +12,7 @@ from timm.models.volo import VOLO, Transformer
 
 from ..growth.schedule import round_to
 from ..growth.subnet import Subnet
+from ..utils.errors import UserError
 from .elastic import ElasticBackbone
 
 # Share of outlookers in a depth, and the multiple that their number is of.
@@ -113,10 +114,10 @@ class ElasticVOLO(ElasticBackbone, VOLO, BaseModule):
                  init_cfg: Union[dict, List[dict], None] = None) -> None:
         settings = self._settings(arch)
         if patch_size not in (4, 8, 16):
-            raise ValueError(f'patch_size of ElasticVOLO must be 4, 8 or 16, but got {patch_size}.')
+            raise UserError(f'patch_size of ElasticVOLO must be 4, 8 or 16, but got {patch_size}.')
         if isinstance(img_size, bool) or not isinstance(img_size, int) or img_size < 1 or \
                 img_size % (_POOLING * patch_size):
-            raise ValueError(
+            raise UserError(
                 f'img_size of ElasticVOLO ({img_size!r}) must be one int and divisible by '
                 f'{_POOLING * patch_size}, twice its patch_size.')
         num_parts = len(settings['layers'])
@@ -152,26 +153,26 @@ class ElasticVOLO(ElasticBackbone, VOLO, BaseModule):
     def _settings(cls, arch: Union[str, dict]) -> dict:
         if isinstance(arch, str):
             if arch.lower() not in cls.arch_zoo:
-                raise ValueError(
+                raise UserError(
                     f'arch of ElasticVOLO must be one of {sorted(cls.arch_zoo)} or a dict, but '
                     f'got {arch!r}.')
             return cls.arch_zoo[arch.lower()]
         required, optional = {'layers', 'embed_dims', 'num_heads'}, {'mlp_ratio', 'stem_hidden_dim'}
         if not required <= set(arch) <= required | optional:
-            raise ValueError(
+            raise UserError(
                 f'arch of ElasticVOLO must have {sorted(required)} and may have '
                 f'{sorted(optional)}, but got {sorted(arch)}.')
         lengths = {len(arch[name]) for name in required}
         if len(lengths) != 1 or min(lengths) < 2 or \
                 any(len(set(arch[name][1:])) != 1 for name in ('embed_dims', 'num_heads')):
-            raise ValueError(
+            raise UserError(
                 'layers, embed_dims and num_heads of arch must have one number for the outlookers '
                 'and one for each part of the transformers, which must be as wide and have as many '
                 f'heads as each other, so that they can grow into each other; but got {arch}.')
         layers = arch['layers']
         outlookers = cls._outlookers(sum(layers))
         if layers[0] != outlookers:
-            raise ValueError(
+            raise UserError(
                 f'layers of arch ({layers}) must have {outlookers} outlookers of {sum(layers)} '
                 f'slots ({_OUTLOOKER_SHARE} of them, as a multiple of {_OUTLOOKER_DIVISOR}), but '
                 f'has {layers[0]}.')
@@ -255,7 +256,7 @@ class ElasticVOLO(ElasticBackbone, VOLO, BaseModule):
     def _run(self, x: torch.Tensor,
              mixed: Optional[torch.Tensor]) -> Tuple[torch.Tensor, torch.Tensor]:
         outlookers, transformers = self.slot_groups
-        running_outlookers, running_transformers = self._active_slots
+        running_outlookers, running_transformers = self._running_slots
         x = self.patch_embed(x).permute(0, 2, 3, 1)  # (B, H, W, C)
         if mixed is not None:
             patches = mixed.repeat_interleave(_POOLING, 1).repeat_interleave(_POOLING, 2)

@@ -8,6 +8,7 @@ from mmpretrain.models.heads import ClsHead
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
+from ..utils.errors import UserError
 from .volo import VOLOFeatures
 
 CLASS_TARGETS = ('label', 'token_label')
@@ -59,10 +60,10 @@ class VOLOHead(ClsHead):
                 type='TruncNormal', layer='Linear', std=.02)) -> None:
         super().__init__(loss=loss, init_cfg=init_cfg)
         if dense_weight < 0:
-            raise ValueError(
+            raise UserError(
                 f'dense_weight of VOLOHead must be at least 0, but got {dense_weight!r}.')
         if class_target not in CLASS_TARGETS:
-            raise ValueError(
+            raise UserError(
                 f'class_target of VOLOHead must be one of {CLASS_TARGETS}, but got '
                 f'{class_target!r}.')
         self.num_classes = num_classes
@@ -116,7 +117,7 @@ class VOLOHead(ClsHead):
         features = feats[-1]
         dense = 'token_score' in data_samples[0]
         if not dense and 'token_label' in data_samples[0]:
-            raise ValueError(
+            raise UserError(
                 'The samples have label maps, but no targets were made of them. Set '
                 "data_preprocessor.type to 'TokenLabelDataPreprocessor', or take LoadTokenLabel "
                 'out of the training pipeline.')
@@ -126,7 +127,7 @@ class VOLOHead(ClsHead):
             if dense:
                 token_target = torch.stack([sample.token_score for sample in data_samples])
                 if token_target.shape != token_scores.shape:
-                    raise ValueError(
+                    raise UserError(
                         f'Targets of shape {tuple(token_target.shape)} do not fit scores of shape '
                         f'{tuple(token_scores.shape)} (B, h, w, num_classes): set token_size of '
                         "TokenLabelDataPreprocessor to twice the backbone's patch_size, and its "
@@ -146,7 +147,7 @@ class VOLOHead(ClsHead):
         scores = self.head(features.class_token)
         if self.class_target == 'token_label':
             if 'token_class_score' not in data_samples[0]:
-                raise ValueError(
+                raise UserError(
                     "class_target='token_label' of VOLOHead needs label maps: put LoadTokenLabel "
                     'into the training pipeline and use TokenLabelDataPreprocessor.')
             target = torch.stack([sample.token_class_score for sample in data_samples])

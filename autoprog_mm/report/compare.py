@@ -2,7 +2,8 @@
 """Which runs may be compared, and by how much they differ."""
 from typing import Any, Dict, List, Optional
 
-from .run import ReportError, Run
+from ..record.run import Run
+from ..utils.errors import UserError
 from .texts import of_subnet
 
 _MISSING = object()
@@ -18,11 +19,11 @@ def check_comparable(run: Run, baseline: Run) -> None:
         baseline (Run): What it is compared with.
 
     Raises:
-        ReportError: Names each difference, with both values.
+        UserError: Names each difference, with both values.
     """
     for one in (run, baseline):
         if one.settings is None:
-            raise ReportError(
+            raise UserError(
                 f'The record in {one.work_dir!r} is of an older version, which did not write down '
                 'data, epochs, batch and seed, so it cannot be compared: train it again, or leave '
                 'out --baseline.')
@@ -32,7 +33,7 @@ def check_comparable(run: Run, baseline: Run) -> None:
         for key, name in _SAME.items() if run.settings[key] != baseline.settings[key]
     ]
     if found:
-        raise ReportError(
+        raise UserError(
             f'{run.work_dir!r} cannot be compared with the baseline {baseline.work_dir!r}, for '
             f'they differ in {_listed(found)}.')
 

@@ -3,10 +3,10 @@
 from html import escape
 from typing import Any, List, Optional, Sequence
 
-from ..engine.ledger import ACCOUNTS
+from ..record.ledger import ACCOUNTS
+from ..record.run import Run, Search, Stage
 from . import compare, pictures, texts
 from .colors import variables
-from .run import Run, Search, Stage
 
 _STYLE = f'''
 :root {{ color-scheme: light dark; {variables(dark=False)} }}

@@ -13,10 +13,10 @@ from matplotlib.text import Annotation
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
-from ..engine.ledger import ACCOUNTS
+from ..record.ledger import ACCOUNTS
+from ..record.run import Candidate, Run, Search
 from . import texts
 from .colors import STAND_IN, with_variables
-from .run import Candidate, Run, Search
 
 ACCOUNT_NAMES = {
     'data': 'waiting for data',

@@ -9,7 +9,7 @@ from mmpretrain.registry import MODELS
 
 from autoprog_mm import Subnet
 from autoprog_mm.engine.accumulation import num_parts
-from autoprog_mm.engine.memory import saved_bytes
+from autoprog_mm.planning.memory import saved_bytes
 from tests.micro import micro_config, read_record, run, volo_options
 from tests.test_engine.test_hooks.test_resume import SEARCH
 
@@ -35,7 +35,7 @@ class Losses(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         assert set(outputs) == {'loss'}
         self.losses.append(outputs['loss'].item())
-        self.parts.append((runner.model.backbone.subnet, runner.train_loop.num_parts))
+        self.parts.append((runner.model.backbone.awake_subnet, runner.train_loop.num_parts))
 
 
 @pytest.mark.parametrize('accumulate', [1, 2])
@@ -120,7 +120,7 @@ class TestSavedBytes:
         assert saved_bytes(model, Subnet(6, 32)) > saved_bytes(model, Subnet(6, 16)) > 0
         assert all(torch.equal(before[name], buffer) for name, buffer in model.named_buffers())
         assert not any(module.training for module in model.modules())
-        assert model.backbone.active_subnet == Subnet(6, 32)
+        assert model.backbone.running_subnet == Subnet(6, 32)
 
 
 @pytest.mark.parametrize('value', [0, -1, 2.5, True])

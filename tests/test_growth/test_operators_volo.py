@@ -133,7 +133,7 @@ def test_copies_by_hand(operator, growth):
     model, wrapper = build(name, before, operator)
     mark(model, wrapper)
     wrapper.grow(model.backbone, Subnet(after, 32))
-    assert model.backbone.subnet == Subnet(after, 32)
+    assert model.backbone.awake_subnet == Subnet(after, 32)
     values, rest = marks(model, dict(model.named_parameters()))
 
     sources = (STACKED if operator == 'Stacking' else INTERPOLATED)[growth]
@@ -270,7 +270,7 @@ def test_random_init_again():
     model, wrapper = build('large', 9, 'RandomInit')
     wrapper.grow(model.backbone, Subnet(12, 32))
     first = model.backbone.slot_groups[0][3].mlp.fc1.weight.clone()
-    wrapper.settle(model.backbone, Subnet(9, 32))
+    wrapper.shrink(model.backbone, Subnet(9, 32))
     mark(model, wrapper)
     wrapper.grow(model.backbone, Subnet(12, 32))
     for slot in (model.backbone.slot_groups[0][3], model.backbone.slot_groups[1][13]):

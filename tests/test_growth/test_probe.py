@@ -46,15 +46,15 @@ def state(model):
                    if p.grad is not None},
         awake=[p.requires_grad for p in model.parameters()],
         modes=[module.training for module in model.modules()],
-        subnet=(model.backbone.subnet, model.backbone.active_subnet) and [
-            model.backbone.subnet.depth, model.backbone.active_subnet.depth])
+        subnet=(model.backbone.awake_subnet, model.backbone.running_subnet) and [
+            model.backbone.awake_subnet.depth, model.backbone.running_subnet.depth])
 
 
 def test_probing_leaves_no_trace(parts):
     """Of what accumulates and what sleeps, in the middle of a search's step."""
     model, wrapper, small, full = parts
     middle = Subnet(full.depth - 1, 32) if full.depth == 4 else full
-    wrapper.settle(model.backbone, middle)
+    wrapper.shrink(model.backbone, middle)
     model.backbone.activate(small)
     images, labels = batch(2, 16)
     data = model.data_preprocessor(dict(inputs=images, data_samples=[

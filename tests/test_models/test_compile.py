@@ -43,7 +43,7 @@ class Subnets(Hook):
         self.seen = set()
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
-        self.seen.add(runner.model.backbone.active_subnet)
+        self.seen.add(runner.model.backbone.running_subnet)
 
 
 @pytest.mark.parametrize('family', ['deit', 'volo'])

@@ -178,9 +178,9 @@ def test_position_embedding_is_interpolated():
 
 def test_is_full_at_first():
     elastic = ElasticDeiT(**tiny_cfg())
-    assert elastic.subnet == elastic.active_subnet == elastic.full_subnet == Subnet(8, 32)
+    assert elastic.subnet == elastic.running_subnet == elastic.full_subnet == Subnet(8, 32)
     assert elastic.min_depth == 8
-    assert elastic.awake_slots == elastic.active_slots == (0, 1, 2, 3, 4, 5, 6, 7)
+    assert elastic.awake_slots == elastic.running_slots == (0, 1, 2, 3, 4, 5, 6, 7)
     assert all(param.requires_grad for param in elastic.parameters())
 
 
@@ -250,15 +250,15 @@ def test_activate_runs_a_part():
     elastic.set_subnet(Subnet(7, 32))
     for depth in (4, 5, 6, 7):
         elastic.activate(Subnet(depth, 24))
-        assert elastic.active_subnet == Subnet(depth, 24)
-        assert elastic.active_slots == AWAKE[depth]
+        assert elastic.running_subnet == Subnet(depth, 24)
+        assert elastic.running_slots == AWAKE[depth]
         assert torch.equal(elastic(images)[0], expected[depth])
         # What is awake stays awake.
         assert elastic.subnet == Subnet(7, 32) and elastic.awake_slots == AWAKE[7]
         awake = [i for i, slot in enumerate(elastic.layers) if slot.ln1.weight.requires_grad]
         assert tuple(awake) == AWAKE[7]
     elastic.activate(None)
-    assert elastic.active_subnet == Subnet(7, 32)
+    assert elastic.running_subnet == Subnet(7, 32)
     assert torch.equal(elastic(images)[0], expected[7])
 
 
@@ -276,21 +276,21 @@ def test_activated_is_left_as_it_was_entered():
     elastic = tiny()
     elastic.set_subnet(Subnet(7, 32))
     with elastic.activated(Subnet(6, 24)):
-        assert elastic.active_slots == AWAKE[6]
+        assert elastic.running_slots == AWAKE[6]
         with elastic.activated(Subnet(4, 16)):
-            assert elastic.active_subnet == Subnet(4, 16)
-        assert elastic.active_subnet == Subnet(6, 24) and elastic.active_slots == AWAKE[6]
-    assert elastic.active_subnet == Subnet(7, 32) and elastic.active_slots == AWAKE[7]
+            assert elastic.running_subnet == Subnet(4, 16)
+        assert elastic.running_subnet == Subnet(6, 24) and elastic.running_slots == AWAKE[6]
+    assert elastic.running_subnet == Subnet(7, 32) and elastic.running_slots == AWAKE[7]
     with pytest.raises(RuntimeError, match='stop'), elastic.activated(Subnet(4, 16)):
         raise RuntimeError('stop')
-    assert elastic.active_subnet == Subnet(7, 32) and elastic.active_slots == AWAKE[7]
+    assert elastic.running_subnet == Subnet(7, 32) and elastic.running_slots == AWAKE[7]
 
 
 def test_set_subnet_ends_an_activation():
     elastic = tiny()
     elastic.activate(Subnet(4, 16))
     elastic.set_subnet(Subnet(6, 24))
-    assert elastic.active_subnet == Subnet(6, 24) and elastic.active_slots == AWAKE[6]
+    assert elastic.running_subnet == Subnet(6, 24) and elastic.running_slots == AWAKE[6]
 
 
 # ------------------------------------------------------------------ drop path
@@ -315,7 +315,7 @@ def test_drop_path_by_hand():
     elastic.set_subnet(Subnet(4, 32))
 
     def rates():
-        return [elastic.layers[slot].attn.out_drop.drop_prob for slot in elastic.active_slots]
+        return [elastic.layers[slot].attn.out_drop.drop_prob for slot in elastic.running_slots]
 
     assert elastic.drop_path_rate == 0.3
     assert rates() == pytest.approx([0, 0.1, 0.2, 0.3])
@@ -378,7 +378,7 @@ def test_flops_leave_the_backbone_as_it_is():
     elastic = tiny()
     elastic.set_subnet(Subnet(4, 16))
     assert elastic.flops(Subnet(8, 32)) > elastic.flops(Subnet(4, 16))
-    assert elastic.subnet == Subnet(4, 16) and elastic.active_slots == AWAKE[4]
+    assert elastic.subnet == Subnet(4, 16) and elastic.running_slots == AWAKE[4]
 
 
 # --------------------------------------------------------------------- errors
@@ -426,7 +426,7 @@ def test_subnet_errors(subnet, match):
     for call in (elastic.set_subnet, elastic.activate, elastic.flops, elastic.check_subnet):
         with pytest.raises(ValueError, match=match):
             call(subnet)
-    assert elastic.subnet == elastic.active_subnet == Subnet(8, 32)
+    assert elastic.subnet == elastic.running_subnet == Subnet(8, 32)
 
 
 def test_activate_errors():
@@ -434,7 +434,7 @@ def test_activate_errors():
     elastic.set_subnet(Subnet(5, 32))
     with pytest.raises(ValueError, match=r'Only depths up to 5 are awake, but got Subnet\(depth=6'):
         elastic.activate(Subnet(6, 32))
-    assert elastic.active_slots == AWAKE[5]
+    assert elastic.running_slots == AWAKE[5]
 
 
 @pytest.mark.parametrize('rate', [-0.1, 1, 1.5])

@@ -362,7 +362,7 @@ def test_awake_slots_along_a_schedule(schedule):
     before = None
     for depth, slots in awake.items():
         backbone.set_subnet(Subnet(depth, 224))
-        assert backbone.awake_slots == backbone.active_slots == slots
+        assert backbone.awake_slots == backbone.running_slots == slots
         assert backbone.slots_at(depth) == slots
         assert tuple(map(len, slots)) == backbone.split_depth(depth)
         if before is not None:
@@ -373,9 +373,10 @@ def test_awake_slots_along_a_schedule(schedule):
 
 def test_is_full_at_first():
     backbone = ElasticVOLO(MICRO, img_size=32, patch_size=4)
-    assert backbone.subnet == backbone.active_subnet == backbone.full_subnet == Subnet(18, 32)
+    assert backbone.awake_subnet == backbone.running_subnet == Subnet(18, 32)
+    assert backbone.full_subnet == Subnet(18, 32)
     assert backbone.min_depth == 18
-    assert backbone.awake_slots == backbone.active_slots == AWAKE[18]
+    assert backbone.awake_slots == backbone.running_slots == AWAKE[18]
     assert all(param.requires_grad for param in backbone.parameters())
     assert backbone.mix_token is True and backbone.drop_path_rate == 0
 
@@ -430,14 +431,14 @@ def test_bad_subnets():
         backbone.set_subnet(Subnet(8, 32))
     with pytest.raises(ValueError, match='got 19'):
         backbone.flops(Subnet(19, 32))
-    assert backbone.subnet == Subnet(18, 32)
+    assert backbone.awake_subnet == Subnet(18, 32)
     with pytest.raises(ValueError, match=r'from depth 9 to 10.* from \(2, 7\) to \(4, 6\) slots'):
         backbone.check_growth(Subnet(9, 32), Subnet(10, 32))
     backbone.check_growth(Subnet(9, 32), Subnet(11, 32))
     backbone.set_subnet(Subnet(12, 24))
     with pytest.raises(ValueError, match='Only depths up to 12 are awake, but got .*depth=15'):
         backbone.activate(Subnet(15, 16))
-    assert backbone.active_subnet == Subnet(12, 24)
+    assert backbone.running_subnet == Subnet(12, 24)
     with pytest.raises(ValueError, match='must not exceed the depth that runs'):
         backbone.min_depth = 13
 
@@ -454,10 +455,10 @@ def test_activate_runs_a_part():
     elastic.set_subnet(Subnet(15, 32))
     for depth in (9, 12, 15):
         with elastic.activated(Subnet(depth, 24)):
-            assert elastic.active_slots == AWAKE[depth]
+            assert elastic.running_slots == AWAKE[depth]
             assert elastic.awake_slots == AWAKE[15]
             assert torch.equal(elastic(images)[0].class_token, expected[depth])
-        assert elastic.active_slots == AWAKE[15]
+        assert elastic.running_slots == AWAKE[15]
 
 
 # ------------------------------------------------------------------ gradients
@@ -852,7 +853,7 @@ def test_search_keeps_batch_norm(what):
         assert torch.equal(value, after[name]), name
     assert [module.training for module in model.modules()] == modes
     assert all(param.grad is None for param in model.parameters())
-    assert model.backbone.active_subnet == Subnet(15, 32)
+    assert model.backbone.running_subnet == Subnet(15, 32)
 
 
 def test_search_scores_with_batch_statistics_and_without_mixing(monkeypatch):

@@ -2,8 +2,9 @@
 """Which runs are compared, and with which figures."""
 import pytest
 
-from autoprog_mm.report import ReportError, check_comparable, gain, read_run, speed_up
+from autoprog_mm.report import check_comparable, gain, read_run, speed_up
 from autoprog_mm.report.compare import other_differences
+from autoprog_mm.utils import UserError
 from tests.report_runs import RUN, grown_stages, write_run
 
 
@@ -45,7 +46,7 @@ def test_no_figures_of_a_run_that_goes_on(pair, tmp_path):
 ])
 def test_runs_that_cannot_be_compared(changes, message, pair):
     run, baseline = pair(**changes)
-    with pytest.raises(ReportError, match=r"run' cannot be compared .*base', for they " + message):
+    with pytest.raises(UserError, match=r"run' cannot be compared .*base', for they " + message):
         check_comparable(run, baseline)
 
 
@@ -53,7 +54,7 @@ def test_a_record_of_before_cannot_be_compared(pair, tmp_path):
     run, _ = pair()
     before = read_run(write_run(tmp_path / 'before', run=None))
     for one, other in ((run, before), (before, run)):
-        with pytest.raises(ReportError, match="before' is of an older version.* cannot be"):
+        with pytest.raises(UserError, match="before' is of an older version.* cannot be"):
             check_comparable(one, other)
 
 

@@ -19,8 +19,8 @@ import torch
 from mmengine.config import Config
 
 from autoprog_mm import Subnet
-from autoprog_mm.engine.launch import prepare_config
-from autoprog_mm.engine.plan import make_plan
+from autoprog_mm.apis.plan import make_plan
+from autoprog_mm.launch.prepare import prepare_config
 from tests.micro import micro_config
 from tests.test_tools import load_tool
 

@@ -20,7 +20,7 @@ from mmengine.config import Config
 from mmpretrain.registry import MODELS
 
 from autoprog_mm.datasets.transforms.token_label import load_token_label
-from autoprog_mm.models.teachers import build_teacher
+from autoprog_mm.token_label.teachers import build_teacher
 from autoprog_mm.utils.files import write_renamed
 from tests.test_tools import load_tool
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from autoprog_mm import Subnet
-from autoprog_mm.engine import plan as plan_module
+from autoprog_mm.apis import plan as plan_module
 from tests.micro import micro_config, volo_options
 from tests.test_tools import load_tool
 

@@ -20,9 +20,9 @@ from mmengine.registry import init_default_scope  # noqa: E402
 from mmpretrain.registry import MODELS  # noqa: E402
 from mmpretrain.structures import DataSample  # noqa: E402
 
-from autoprog_mm.engine.launch import AMP_TYPES  # noqa: E402
 from autoprog_mm.growth import build_schedule  # noqa: E402
 from autoprog_mm.growth.schedule import Stage  # noqa: E402
+from autoprog_mm.launch.prepare import AMP_TYPES  # noqa: E402
 from autoprog_mm.utils import write_atomically  # noqa: E402
 
 

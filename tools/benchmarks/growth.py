@@ -65,7 +65,7 @@ def grow_through(args: argparse.Namespace, device: torch.device) -> List[dict]:
     wrapper = ElasticDistributedDataParallel(model)
     optim_wrapper = wrap_optimizer(cfg, wrapper, device)
     backbone.min_depth = stages[0].subnet.depth
-    optim_wrapper.settle(backbone, stages[0].subnet)
+    optim_wrapper.shrink(backbone, stages[0].subnet)
     wrapper.rebuild()
 
     def steps(resolution: int) -> float:

@@ -30,7 +30,12 @@ from mmengine.registry import init_default_scope  # noqa: E402
 from mmpretrain.datasets import ImageNet  # noqa: E402
 from mmpretrain.datasets.custom import get_samples  # noqa: E402
 
-from autoprog_mm.utils import derive_seed, seed_sample, write_atomically  # noqa: E402
+from autoprog_mm.utils import (  # noqa: E402
+    UserError,  # noqa: E402
+    derive_seed,
+    seed_sample,
+    write_atomically,
+)
 
 _EQUAL_PSNR = 60.  # dB, what images that are equal or differ in few last bits count as
 
@@ -58,16 +63,16 @@ def parse_args() -> argparse.Namespace:
 def find_images(args: argparse.Namespace) -> List[str]:
     """Paths below the folder, sorted."""
     if not osp.isdir(args.images):
-        raise ValueError(f'--images: there is no folder {args.images!r}.')
+        raise UserError(f'--images: there is no folder {args.images!r}.')
     images, _ = get_samples(
         args.images, None,
         is_valid_file=lambda name: name.lower().endswith(ImageNet.IMG_EXTENSIONS))
     images = sorted(images)[:args.limit]
     if not images:
-        raise ValueError(f'--images: there are no images in {args.images!r}.')
+        raise UserError(f'--images: there are no images in {args.images!r}.')
     for image in images if args.prepared else []:
         if not osp.isfile(osp.join(args.prepared, image)):
-            raise ValueError(f'--prepared: there is no {image!r} in {args.prepared!r}.')
+            raise UserError(f'--prepared: there is no {image!r} in {args.prepared!r}.')
     return images
 
 
@@ -75,7 +80,7 @@ def pipelines(config: str, resolution: int) -> Dict[str, List[dict]]:
     """Configs of ours and stock, and how many of their transforms only load."""
     ours = [dict(cfg) for cfg in Config.fromfile(config).train_pipeline]
     if ours[0]['type'] != 'ProgressiveDecodeCrop':
-        raise ValueError(
+        raise UserError(
             f'train_pipeline of {config!r} must begin with ProgressiveDecodeCrop, but begins with '
             f'{ours[0]["type"]}.')
     ours[0]['scale'] = resolution
@@ -118,7 +123,7 @@ def measure(args: argparse.Namespace, images: List[str], resolution: int) -> dic
             for name in runs:
                 seconds[name].append(spent[name])
     if shapes != {(resolution, resolution, 3)}:
-        raise ValueError(f'The pipelines gave images of {shapes} instead of {resolution} pixels.')
+        raise UserError(f'The pipelines gave images of {shapes} instead of {resolution} pixels.')
     row = dict(resolution=resolution)
     for name in runs:
         row[name] = len(images) / median(seconds[name])

@@ -23,8 +23,8 @@ from mmengine.model import ExponentialMovingAverage
 from mmengine.runner import Runner
 
 from autoprog_mm.engine import AutoProgHook, MoGrowEMAHook, RunGuardHook
-from autoprog_mm.engine.launch import prepare_config
 from autoprog_mm.engine.optimizers import MoGrowMixin
+from autoprog_mm.launch.prepare import prepare_config
 
 # Whose methods are timed, under which name.
 TIMED = {

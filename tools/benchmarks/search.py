@@ -52,7 +52,7 @@ def main() -> None:
     for _ in range(args.rounds):
         for stage in stages:
             backbone.set_subnet(stage.subnet)
-            wrapper.settle(backbone, stage.subnet)
+            wrapper.shrink(backbone, stage.subnet)
             batch = batches[stage.subnet.resolution]
             steps[stage.index].append(seconds(lambda b=batch: model.train_step(b, wrapper), device))
         backbone.set_subnet(backbone.full_subnet)

@@ -53,7 +53,7 @@ class Ours:
     def prepare(self, subnet: Subnet) -> None:
         # Up and down, as no run does, so that subnets can take turns.
         self.backbone.set_subnet(subnet)
-        self.wrapper.settle(self.backbone, subnet)
+        self.wrapper.shrink(self.backbone, subnet)
 
 
 class Timms:

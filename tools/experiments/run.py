@@ -25,15 +25,18 @@ import torch  # noqa: E402
 from mmengine.config import Config, ConfigDict  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
-from autoprog_mm.engine.launch import (  # noqa: E402
+from autoprog_mm.launch.errors import exit_on_user_error  # noqa: E402
+from autoprog_mm.launch.prepare import (  # noqa: E402
     OptionsAction,
     check_datasets,
     check_work_dir,
     prepare_config,
     read_config,
 )
-from autoprog_mm.engine.mistakes import mistakes_in_a_sentence  # noqa: E402
-from autoprog_mm.utils import write_atomically  # noqa: E402
+from autoprog_mm.utils import (
+    UserError,  # noqa: E402
+    write_atomically,  # noqa: E402
+)
 
 SCHEMA = 1
 RESULT = 'result.json'
@@ -99,7 +102,7 @@ def read_suite(path: str) -> dict:
     unknown = sorted(set(suite) - SUITE_KEYS)
     missing = sorted({'base', 'seeds', 'arms'} - set(suite))
     if unknown or missing:
-        raise ValueError(
+        raise UserError(
             f'{path}: a suite has the keys {sorted(SUITE_KEYS)}, of which base, seeds and arms '
             f'must be there; unknown: {unknown}, missing: {missing}.')
     _check_options('options', suite.get('options', {}))
@@ -116,7 +119,7 @@ def _check_arm(path: str, name: str, arm: dict) -> None:
     for part in ('hook', 'optim_wrapper'):
         unknown += [f'{part}.{key}' for key in sorted(set(arm.get(part, {})) - ARM_KEYS[part])]
     if unknown:
-        raise ValueError(
+        raise UserError(
             f'{path}: the arm {name!r} sets {unknown}. Arms are compared, so they may differ in '
             'growth only: ' +
             '; '.join(f'{part}: {", ".join(sorted(keys))}' for part, keys in ARM_KEYS.items()
@@ -127,20 +130,20 @@ def _check_table(path: str, table: dict, arms: dict) -> None:
     where = f'{path}: the table {table.get("name")!r}'
     if not {'name', 'arms'} <= set(table) <= {'name', 'arms', 'kind'} or \
             table.get('kind', 'compare') not in TABLE_KINDS:
-        raise ValueError(f'{where} must have name and arms, and may have kind, one of '
+        raise UserError(f'{where} must have name and arms, and may have kind, one of '
                          f'{sorted(TABLE_KINDS)}; but got {table}.')
     unknown = sorted(set(table['arms']) - set(arms))
     if unknown:
-        raise ValueError(f'{where} has arms that the suite lacks: {unknown}.')
+        raise UserError(f'{where} has arms that the suite lacks: {unknown}.')
     bases = sorted({arms[arm]['base'] for arm in table['arms']})
     if len(bases) > 1:
-        raise ValueError(f'{where} compares runs of different configs: {bases}.')
+        raise UserError(f'{where} compares runs of different configs: {bases}.')
 
 
 def _check_options(name: str, options: dict) -> None:
     for key in options:
         if any(key == taken or key.startswith(f'{taken}.') for taken in NO_OPTIONS):
-            raise ValueError(f'{name} must not set {key}: that is what arms and seeds are for.')
+            raise UserError(f'{name} must not set {key}: that is what arms and seeds are for.')
 
 
 def make_config(folder: str, suite: dict, arm: str, seed: int, options: dict) -> Config:
@@ -161,13 +164,13 @@ def make_config(folder: str, suite: dict, arm: str, seed: int, options: dict) ->
     for name, given in (('options', suite.get('options', {})), ('--cfg-options', options)):
         unknown = sorted(key for key in given if key.split('.')[0] not in cfg)
         if unknown:
-            raise ValueError(f'{name}: {settings["base"]} has no {unknown}. Check the spelling.')
+            raise UserError(f'{name}: {settings["base"]} has no {unknown}. Check the spelling.')
         cfg.merge_from_dict(given)
     hook = ConfigDict(type='AutoProgHook', **{'num_stages': 1, **settings.get('hook', {})})
     for i, old in enumerate(cfg.custom_hooks):
         if old['type'] == 'AutoProgHook':
             if set(old) - {'type', 'num_stages'}:
-                raise ValueError(f'{settings["base"]}: AutoProgHook must be the baseline\'s, with '
+                raise UserError(f'{settings["base"]}: AutoProgHook must be the baseline\'s, with '
                                  f'num_stages=1 and nothing else, but got {dict(old)}.')
             cfg.custom_hooks[i] = hook
     for key, value in settings.get('optim_wrapper', {}).items():
@@ -263,11 +266,11 @@ def start(suite_path: str, work_dir: str, cores: List[int]) -> subprocess.Popen:
 def shares_of_cores(jobs: int) -> List[List[int]]:
     """The cores of each of the runs at once (where they can't be assigned: how many)."""
     if jobs != 1 and torch.cuda.is_available():
-        raise ValueError(f'--jobs must be 1 with a GPU, which runs would share, but got {jobs}.')
+        raise UserError(f'--jobs must be 1 with a GPU, which runs would share, but got {jobs}.')
     divided = hasattr(os, 'sched_getaffinity')
     cores = sorted(os.sched_getaffinity(0)) if divided else list(range(os.cpu_count()))
     if not 1 <= jobs <= len(cores):
-        raise ValueError(f'--jobs must be 1 to {len(cores)}, the number of cores, but got {jobs}.')
+        raise UserError(f'--jobs must be 1 to {len(cores)}, the number of cores, but got {jobs}.')
     size = len(cores) // jobs
     return [cores[i * size:(i + 1) * size] for i in range(jobs)]
 
@@ -376,7 +379,7 @@ def check_old_results(suite: dict, folder: str, options: dict, out: str) -> None
         arm, seed = row['arm'], row['seed']
         if arm not in suite['arms'] or row['config'] != fingerprint(
                 make_config(folder, suite, arm, seed, options)):
-            raise ValueError(
+            raise UserError(
                 f'--out: {out} has a result of {arm}, seed {seed}, with another config than the '
                 'suite and --cfg-options give now. Choose another file, or delete that line.')
 
@@ -388,7 +391,7 @@ def prepare(folder: str, cfg: Config) -> None:
     if osp.exists(path):
         with open(path, encoding='utf-8') as file:
             if file.read() != text:
-                raise ValueError(
+                raise UserError(
                     f'--work-dir: {folder} has a run with another config. Delete that folder, or '
                     'choose another --work-dir.')
     write_atomically(path, text)
@@ -407,7 +410,7 @@ def main() -> int:
     arms = args.arms or list(suite['arms'])
     unknown = sorted(set(arms) - set(suite['arms']))
     if unknown:
-        raise ValueError(f'--arms: {unknown} are not in {args.suite}, which has '
+        raise UserError(f'--arms: {unknown} are not in {args.suite}, which has '
                          f'{list(suite["arms"])}.')
     _check_options('--cfg-options', args.cfg_options)
     shares_of_cores(args.jobs)
@@ -421,7 +424,7 @@ def main() -> int:
         if not osp.exists(result):
             prepare(folder, cfg)
         elif read_json(result)['config'] != fingerprint(cfg):
-            raise ValueError(f'--work-dir: {folder} has a result of another config. Delete that '
+            raise UserError(f'--work-dir: {folder} has a result of another config. Delete that '
                              'folder, or choose another --work-dir.')
     todo = [(*key, folder) for key, folder in runs.items()
             if not osp.exists(osp.join(folder, RESULT))]
@@ -441,5 +444,5 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-    with mistakes_in_a_sentence():
+    with exit_on_user_error():
         sys.exit(main())

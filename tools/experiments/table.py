@@ -16,8 +16,11 @@ from typing import Dict, List, Optional, Sequence
 # Works from a checkout that is not installed, too.
 sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..', '..'))
 
-from autoprog_mm.engine.mistakes import mistakes_in_a_sentence  # noqa: E402
-from autoprog_mm.utils import write_atomically  # noqa: E402
+from autoprog_mm.launch.errors import exit_on_user_error  # noqa: E402
+from autoprog_mm.utils import (
+    UserError,  # noqa: E402
+    write_atomically,  # noqa: E402
+)
 
 # Student's t at 97.5 %, for 1, 2, ... degrees of freedom. For more the last one
 # is a little too large, so that intervals are rather too wide.
@@ -87,7 +90,7 @@ class Results:
         with open(path, encoding='utf-8') as file:
             data = json.load(file)
         if data.get('schema') != 1 or 'runs' not in data:
-            raise ValueError(f'{path} is not a file of results of schema 1.')
+            raise UserError(f'{path} is not a file of results of schema 1.')
         self.suite: str = data['suite']
         self.seeds: List[int] = data['seeds']
         self.tables: Dict[str, dict] = {table['name']: table for table in data['tables']}
@@ -118,7 +121,7 @@ class Results:
         if name == 'runs':
             return self._all_runs()
         if name not in self.tables:
-            raise ValueError(f'{self.suite} has no table {name!r}, but machine, runs and '
+            raise UserError(f'{self.suite} has no table {name!r}, but machine, runs and '
                              f'{", ".join(self.tables)}.')
         table = self.tables[name]
         return getattr(self, f'_{table.get("kind", "compare")}')(table).lstrip('\n')
@@ -278,5 +281,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with mistakes_in_a_sentence():
+    with exit_on_user_error():
         main()

@@ -31,14 +31,15 @@ from mmengine.logging import print_log  # noqa: E402
 from mmpretrain.datasets import ImageNet  # noqa: E402
 from mmpretrain.datasets.custom import find_folders, get_samples  # noqa: E402
 
-from autoprog_mm.engine.label_maps import (  # noqa: E402
+from autoprog_mm.token_label.label_maps import (  # noqa: E402
     Image,
     Result,
     make_all_maps,
     map_bytes,
     map_path,
 )
-from autoprog_mm.models.teachers import DenseTeacher, build_teacher  # noqa: E402
+from autoprog_mm.token_label.teachers import DenseTeacher, build_teacher  # noqa: E402
+from autoprog_mm.utils import UserError  # noqa: E402
 from autoprog_mm.utils.files import write_atomically  # noqa: E402
 
 SETTINGS_FILE = 'token_labels.json'
@@ -113,13 +114,13 @@ def check_args(args: argparse.Namespace) -> None:
                          ('workers', 0), ('processes', 1)):
         value = getattr(args, name)
         if value is not None and value < lowest:
-            raise ValueError(
+            raise UserError(
                 f'--{name.replace("_", "-")} must be at least {lowest}, but got {value}.')
     if not osp.isdir(args.image_root):
-        raise ValueError(f'image_root: there is no folder {args.image_root!r}.')
+        raise UserError(f'image_root: there is no folder {args.image_root!r}.')
     root, out = osp.realpath(args.image_root), osp.realpath(args.out)
     if osp.commonpath([root, out]) == root:
-        raise ValueError(
+        raise UserError(
             f'out ({args.out!r}) must not lie in image_root ({args.image_root!r}), where its '
             'folders would count as classes. Give a folder beside it.')
     if args.amp and not torch.cuda.is_available():
@@ -133,14 +134,14 @@ def find_images(root: str) -> Tuple[List[str], List[str]]:
     images, _ = get_samples(
         root, None, is_valid_file=lambda name: name.lower().endswith(ImageNet.IMG_EXTENSIONS))
     if not images:
-        raise ValueError(
+        raise UserError(
             f'image_root: the folder {root!r} has no images '
             f'({", ".join(ImageNet.IMG_EXTENSIONS)}).')
     by_map: Dict[str, str] = {}
     for image in images:
         other = by_map.setdefault(map_path(image), image)
         if other != image:
-            raise ValueError(
+            raise UserError(
                 f'image_root: {other!r} and {image!r} would have the same label map '
                 f'{map_path(image)!r}. Rename one of them.')
     return images, classes
@@ -149,13 +150,13 @@ def find_images(root: str) -> Tuple[List[str], List[str]]:
 def check_teacher(args: argparse.Namespace, teacher: DenseTeacher,
                   classes: Sequence[str]) -> None:
     if args.num_classes is not None and teacher.num_classes != args.num_classes:
-        raise ValueError(
+        raise UserError(
             f'The teacher {args.teacher} has {teacher.num_classes} classes, but {args.num_classes} '
             f'are expected (--num-classes; by default the class folders in {args.image_root!r}, '
             f'{len(classes)}). Take a teacher that was trained on these classes, or give '
             f'--num-classes {teacher.num_classes} if the maps should have those of the teacher.')
     if args.topk > teacher.num_classes:
-        raise ValueError(
+        raise UserError(
             f'--topk must be at most {teacher.num_classes}, the number of classes of the teacher, '
             f'but got {args.topk}.')
     if any(teacher.img_size % cells for cells in teacher.grid):
@@ -185,7 +186,7 @@ def check_settings(out: str, settings: dict, images: Sequence[str]) -> None:
     if not osp.isfile(path):
         for image in images:
             if osp.exists(osp.join(out, map_path(image))):
-                raise ValueError(
+                raise UserError(
                     f'out: {map_path(image)!r} is in {out!r} already, but no {SETTINGS_FILE} that '
                     f'says how it was made. {fix}')
         return
@@ -193,13 +194,13 @@ def check_settings(out: str, settings: dict, images: Sequence[str]) -> None:
         with open(path, encoding='utf-8') as file:
             before = dict(json.load(file))
     except (TypeError, ValueError) as error:
-        raise ValueError(f'out: {path!r} cannot be read ({error}). {fix}') from error
+        raise UserError(f'out: {path!r} cannot be read ({error}). {fix}') from error
     differences = [
         f'{name} was {before.get(name)!r} and is {settings.get(name)!r}'
         for name in {**settings, **before} if before.get(name) != settings.get(name)
     ]
     if differences:
-        raise ValueError(
+        raise UserError(
             f'out: {out!r} has label maps of other settings: {"; ".join(differences)}. {fix}')
 
 

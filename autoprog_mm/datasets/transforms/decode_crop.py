@@ -14,6 +14,7 @@ from mmengine import fileio
 from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 
+from ...utils.errors import UserError
 from .progressive import ProgressiveRandomResizedCrop
 
 _REDUCED = {
@@ -99,11 +100,11 @@ class ProgressiveDecodeCrop(ProgressiveRandomResizedCrop):
         super().__init__(*args, **kwargs)
         codes = dict(cv2=cv2_interp_codes, pillow=pillow_interp_codes).get(self.backend)
         if codes is None:
-            raise ValueError(
+            raise UserError(
                 f"backend of ProgressiveDecodeCrop must be 'cv2' or 'pillow', but got "
                 f'{self.backend!r}.')
         if self.interpolation not in codes:
-            raise ValueError(
+            raise UserError(
                 f'interpolation of ProgressiveDecodeCrop with backend={self.backend!r} must be '
                 f'one of {sorted(codes)}, but got {self.interpolation!r}.')
         self.backend_args = None if backend_args is None else backend_args.copy()
@@ -118,7 +119,7 @@ class ProgressiveDecodeCrop(ProgressiveRandomResizedCrop):
             dict: ``results``, with ``img`` and what belongs to it.
         """
         if 'img' in results:
-            raise ValueError(
+            raise UserError(
                 'ProgressiveDecodeCrop loads the image itself, but there is one already. Take '
                 'LoadImageFromFile out of the pipeline, or use ProgressiveRandomResizedCrop.')
         resolution = self.resolution  # once: the main process may set it meanwhile
@@ -134,7 +135,7 @@ class ProgressiveDecodeCrop(ProgressiveRandomResizedCrop):
             scale = 1
             image = mmcv.imfrombytes(content, flag='color', backend='cv2')
             if image is None:
-                raise ValueError(f'failed to load image: {results["img_path"]}')
+                raise UserError(f'failed to load image: {results["img_path"]}')
             if header is None or image.shape[:2] != (height, width):
                 height, width = image.shape[:2]
                 crop = self.rand_crop_params(image)

@@ -9,6 +9,7 @@ import numpy as np
 from mmpretrain.datasets.transforms import RandAugment, RandomErasing, RandomResizedCrop
 from mmpretrain.registry import TRANSFORMS
 
+from ...utils.errors import UserError
 from .tables import by_table
 from .token_label import flip_box
 
@@ -73,7 +74,7 @@ class ProgressiveRandomResizedCrop(RandomResizedCrop):
     @resolution.setter
     def resolution(self, value: int) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(
+            raise UserError(
                 f'resolution of ProgressiveRandomResizedCrop must be a positive int, but got '
                 f'{value!r}.')
         self._resolution.set(value)
@@ -87,7 +88,7 @@ class ProgressiveRandomResizedCrop(RandomResizedCrop):
     def scale(self, size: Sequence[int]) -> None:
         height, width = size
         if height != width:
-            raise ValueError(
+            raise UserError(
                 f'scale of ProgressiveRandomResizedCrop must be square, but got {size}.')
         self.resolution = height
 
@@ -149,7 +150,7 @@ class ProgressiveRandAugment(RandAugment):
     def magnitude_level(self, value: float) -> None:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or \
                 not 0 <= value < math.inf:
-            raise ValueError(
+            raise UserError(
                 f'magnitude_level of ProgressiveRandAugment must be a number of at least 0, but '
                 f'got {value!r}.')
         self._magnitude.set(value)
@@ -201,7 +202,7 @@ class ProgressiveRandomErasing(RandomErasing):
     @erase_prob.setter
     def erase_prob(self, value: float) -> None:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-            raise ValueError(
+            raise UserError(
                 f'erase_prob of ProgressiveRandomErasing must be a number in [0, 1], but got '
                 f'{value!r}.')
         self._erase_prob.set(value)

@@ -8,6 +8,8 @@ import torch
 from mmcv.transforms import BaseTransform
 from mmpretrain.registry import TRANSFORMS
 
+from ...utils.errors import UserError
+
 # A class is stored in float16, which is exact up to here.
 MAX_HALF_CLASSES = 2048
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8, torch.int16,
@@ -74,7 +76,7 @@ class LoadTokenLabel(BaseTransform):
             dict: ``results``.
         """
         if 'crop_box' not in results:
-            raise ValueError(
+            raise UserError(
                 'LoadTokenLabel needs to know what of the image is seen: put a '
                 'ProgressiveRandomResizedCrop before it.')
         label = load_token_label(self.path(results['img_path']), self.num_classes)
@@ -99,7 +101,7 @@ class LoadTokenLabel(BaseTransform):
         else:
             relative = osp.relpath(stem, self.image_root)
             if relative.split(os.sep)[0] == os.pardir:
-                raise ValueError(
+                raise UserError(
                     f'The image {image_path!r} is not below image_root of LoadTokenLabel '
                     f'({self.image_root!r}).')
         return osp.join(self.label_root, f'{relative}.pt')
@@ -125,36 +127,36 @@ def load_token_label(path: str, num_classes: int) -> torch.Tensor:
     try:
         label = torch.load(path, map_location='cpu', weights_only=True)
     except FileNotFoundError:
-        raise ValueError(
+        raise UserError(
             f'There is no label map {path!r}. Make the missing ones with '
             'tools/token_label/generate.py, or set label_root and image_root of '
             'LoadTokenLabel.') from None
     except Exception as error:  # a file that is anything makes torch raise anything
-        raise ValueError(
+        raise UserError(
             f'The label map {path!r} cannot be read ({type(error).__name__}). Delete it, and make '
             'it again with tools/token_label/generate.py.') from error
     if not isinstance(label, torch.Tensor) or label.ndim != 4 or len(label) != 2 or \
             not label.numel():
-        raise ValueError(
+        raise UserError(
             f'The label map {path!r} must be a tensor of shape (2, k, H, W), but is '
             f'{tuple(label.shape) if isinstance(label, torch.Tensor) else type(label).__name__}.')
     if label.layout is not torch.strided or label.dtype not in _DTYPES:
-        raise ValueError(
+        raise UserError(
             f'The label map {path!r} must be a dense tensor of ordinary numbers, but is of '
             f'{label.dtype} and {label.layout}.')
     lowest, highest = label[1].aminmax()
     if not (0 <= lowest and highest < num_classes):
-        raise ValueError(
+        raise UserError(
             f'The label map {path!r} names classes {lowest:g} to {highest:g}, but the model has '
             f'{num_classes} (num_classes of LoadTokenLabel): its teacher had others.')
     if label.is_floating_point():
         exact = int(2 / torch.finfo(label.dtype).eps)  # whole numbers up to here
         if num_classes > exact or not torch.equal(label[1], label[1].floor()):
-            raise ValueError(
+            raise UserError(
                 f'The label map {path!r} names classes that are not exact: in {label.dtype} whole '
                 f'numbers are up to {exact}. Make it again with tools/token_label/generate.py.')
     if not torch.isfinite(label[0]).all():
-        raise ValueError(f'The label map {path!r} has scores that are not finite.')
+        raise UserError(f'The label map {path!r} has scores that are not finite.')
     return label
 
 

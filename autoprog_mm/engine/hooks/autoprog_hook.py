@@ -15,7 +15,6 @@ from mmpretrain.registry import HOOKS, TASK_UTILS
 
 from ...datasets.pipelines import ProgressivePipelines
 from ...datasets.seeded import batch_size_of, draw_batches, seeded_dataloader
-from ...growth.forecast import Range
 from ...growth.probe import labelled_batches, mean_losses
 from ...growth.schedule import Stage, build_schedule, check_schedule
 from ...growth.scoring import stage_candidates
@@ -23,20 +22,21 @@ from ...growth.search import OneShotSearch
 from ...growth.subnet import Subnet
 from ...models.data_preprocessor import ElasticDataPreprocessor
 from ...models.elastic import ElasticBackbone
+from ...planning.eta import Progress
+from ...planning.forecast import Range
+from ...planning.memory import saved_bytes
+from ...record.ledger import RECORD_FILE, Ledger
+from ...record.run_info import describe_run
 from ...utils import derive_seed, seed_step
+from ...utils.errors import UserError
+from ...utils.ranks import check_ranks_agree, fingerprint
 from ..accumulation import num_parts
-from ..agreement import check_ranks_agree, fingerprint
 from ..checkpoint import differing_parameters, pack, unpack
-from ..ledger import Ledger
 from ..loops import ResumableTrainLoop
-from ..memory import saved_bytes
 from ..optimizers import MoGrowMixin
-from ..progress import Progress
-from ..run_info import describe_run
 from ..wrappers import ElasticDistributedDataParallel
 from .mogrow_ema_hook import MoGrowEMAHook
 
-RECORD_FILE = 'autoprog.json'
 # Of what the hook keeps in checkpoints.
 STATE_SCHEMA = 2
 # On which the loss before and after a growth is compared, where no search has its own.
@@ -103,12 +103,12 @@ class AutoProgHook(Hook):
         if max_batch_per_step is not None and (
                 isinstance(max_batch_per_step, bool) or not isinstance(max_batch_per_step, int)
                 or max_batch_per_step < 1):
-            raise ValueError(
+            raise UserError(
                 f'max_batch_per_step of AutoProgHook must be an int of at least 1 or None, but got '
                 f'{max_batch_per_step!r}.')
         if isinstance(max_growth_jump, bool) or not isinstance(max_growth_jump, (int, float)) \
                 or not max_growth_jump >= 0:
-            raise ValueError(
+            raise UserError(
                 f'max_growth_jump of AutoProgHook must be a number of at least 0, but got '
                 f'{max_growth_jump!r}.')
         self.max_batch_per_step = max_batch_per_step
@@ -121,7 +121,7 @@ class AutoProgHook(Hook):
         self.search: Optional[OneShotSearch] = \
             TASK_UTILS.build(search) if search is not None and num_stages > 1 else None
         if self.search is not None and self.search.bounds.first_stage >= num_stages - 1:
-            raise ValueError(
+            raise UserError(
                 f'search.first_stage ({self.search.bounds.first_stage}) must be below '
                 f'{num_stages - 1}: stages count from 0, and the last of the {num_stages} has '
                 'nothing to search. Lower it, or set search=None.')
@@ -155,7 +155,7 @@ class AutoProgHook(Hook):
         precision = runner.cfg.get('env_cfg', {}).get('float32_matmul_precision')
         if precision is not None:
             if precision not in PRECISIONS:
-                raise ValueError(
+                raise UserError(
                     f'env_cfg.float32_matmul_precision must be one of {PRECISIONS}, but got '
                     f'{precision!r}.')
             if torch.cuda.is_available():
@@ -167,7 +167,7 @@ class AutoProgHook(Hook):
             return
         options = {} if options is True else dict(options)
         if 'target' in options:
-            raise ValueError(
+            raise UserError(
                 f'compile.target ({options["target"]!r}) is not to be set: AutoProgHook has the '
                 "backbone's forward pass compiled.")
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
@@ -184,13 +184,13 @@ class AutoProgHook(Hook):
             ValueError: If they don't.
         """
         if not isinstance(runner.train_loop, EpochBasedTrainLoop):
-            raise ValueError(
+            raise UserError(
                 'AutoProgHook needs an EpochBasedTrainLoop, but train_cfg builds '
                 f'{type(runner.train_loop).__name__}. Use train_cfg=dict(by_epoch=True, '
                 'max_epochs=...).')
         if is_model_wrapper(runner.model) and \
                 not isinstance(runner.model, ElasticDistributedDataParallel):
-            raise ValueError(
+            raise UserError(
                 "Distributed training with AutoProgHook needs model_wrapper_cfg="
                 f"dict(type='mmpretrain.ElasticDistributedDataParallel'), but got "
                 f'{type(runner.model).__name__}, which cannot change what it reduces.')
@@ -199,7 +199,7 @@ class AutoProgHook(Hook):
         self.backbone = self._find_backbone(self.model)
         self.optim_wrapper = runner.optim_wrapper
         if not isinstance(self.optim_wrapper, MoGrowMixin):
-            raise ValueError(
+            raise UserError(
                 'AutoProgHook needs optim_wrapper.type to be MoGrowOptimWrapper or '
                 f'AmpMoGrowOptimWrapper, but got {type(self.optim_wrapper).__name__}, which '
                 'cannot grow.')
@@ -209,7 +209,7 @@ class AutoProgHook(Hook):
             self.pipelines.warn_of_stock_transforms(self.regularization)
         if self.search is not None and not isinstance(self.model.data_preprocessor,
                                                       ElasticDataPreprocessor):
-            raise ValueError(
+            raise UserError(
                 "A search resizes batches and needs data_preprocessor.type to be "
                 f"'ElasticDataPreprocessor', but got "
                 f'{type(self.model.data_preprocessor).__name__}. Set it, or search=None.')
@@ -221,7 +221,7 @@ class AutoProgHook(Hook):
             self._memory[full] = saved_bytes(self.model, full)
         for hook in runner.hooks:
             if isinstance(hook, EMAHook) and not isinstance(hook, MoGrowEMAHook):
-                raise ValueError(
+                raise UserError(
                     f'{type(hook).__name__} would average what sleeps, and knows nothing of '
                     'growth. Use MoGrowEMAHook in its place.')
 
@@ -245,7 +245,7 @@ class AutoProgHook(Hook):
     def _find_backbone(model: torch.nn.Module) -> ElasticBackbone:
         backbone = getattr(model, 'backbone', None)
         if not isinstance(backbone, ElasticBackbone):
-            raise ValueError(
+            raise UserError(
                 'AutoProgHook needs an elastic model.backbone, such as ElasticDeiT, but got '
                 f'{type(backbone).__name__}.')
         return backbone
@@ -270,7 +270,7 @@ class AutoProgHook(Hook):
             for stage in self.stages[self.search.bounds.first_stage:-1]:
                 length = stage.end_epoch - stage.begin_epoch
                 if self.search.epochs > length:
-                    raise ValueError(
+                    raise UserError(
                         f'search.epochs ({self.search.epochs}) must not exceed the length of a '
                         f'stage, but stage {stage.index} has {length} epochs. Lower it, or '
                         'num_stages, or raise max_epochs.')
@@ -278,7 +278,7 @@ class AutoProgHook(Hook):
     def _check_accumulation(self, runner) -> None:
         if self.max_batch_per_step is not None and \
                 not isinstance(runner.train_loop, ResumableTrainLoop):
-            raise ValueError(
+            raise UserError(
                 "max_batch_per_step of AutoProgHook needs train_cfg.type='ResumableTrainLoop', but "
                 f'train_cfg builds {type(runner.train_loop).__name__}.')
         every, steps = self.optim_wrapper._accumulative_counts, len(runner.train_dataloader)
@@ -315,7 +315,7 @@ class AutoProgHook(Hook):
         epoch = runner.epoch
         stage = next(s for s in self.stages if s.begin_epoch <= epoch < s.end_epoch)
         if self._choice is not None:
-            self.optim_wrapper.settle(self.backbone, self._choice)
+            self.optim_wrapper.shrink(self.backbone, self._choice)
             self._choice = None
         if stage.index != self._index:
             self._begin_stage(runner, stage)
@@ -324,7 +324,7 @@ class AutoProgHook(Hook):
         if self.wrapper is not None and reduced != self._reduced:
             self.wrapper.rebuild(find_unused_parameters=self._searching)
             self._reduced = reduced
-        self._set_pixels(stage, self.backbone.subnet.resolution)
+        self._set_pixels(stage, self.backbone.awake_subnet.resolution)
         if self._searching:
             with self.ledger.on('search'):
                 self._prepare_search(runner, stage)
@@ -343,7 +343,7 @@ class AutoProgHook(Hook):
 
     def _begin_stage(self, runner, stage: Stage) -> None:
         self._index = stage.index
-        current = self.backbone.subnet
+        current = self.backbone.awake_subnet
         if self.wrapper is not None:
             check_ranks_agree(f'the weights with which stage {stage.index} begins',
                               fingerprint(list(self.model.parameters())))
@@ -367,7 +367,7 @@ class AutoProgHook(Hook):
         else:
             title += f'runs {_text(target)}. '
         if stage.index == 0:
-            self.optim_wrapper.settle(self.backbone, target)
+            self.optim_wrapper.shrink(self.backbone, target)
         print_log(
             title + (f'Searching among {", ".join(map(_text, candidates))}.'
                      if self._searching else ''), logger='current')
@@ -387,7 +387,7 @@ class AutoProgHook(Hook):
         self.optim_wrapper.grow(self.backbone, target)
         seconds = time.perf_counter() - begin
         after = self._online_loss(batches, target)
-        self.ledger.grown(current, before, after)
+        self.ledger.record_growth(current, before, after)
         text = f'grew from {_text(current)} to {_text(target)} with {operator} in {seconds:.2f} s. '
         if before is None or after is None:
             return text + 'The loss is not compared, for images have not one label each. '
@@ -455,7 +455,7 @@ class AutoProgHook(Hook):
     def _decide(self, runner) -> None:
         self._choice, record = self.search.decide(self.model, self.optim_wrapper)
         self._searching = False
-        self.ledger.decide(self._choice, record)
+        self.ledger.record_decision(self._choice, record)
         self.ledger.switch('search')
         seconds = self.ledger.stages[-1]['seconds']['search']
         lines = [
@@ -489,7 +489,7 @@ class AutoProgHook(Hook):
         Returns:
             Range | None: None in the first steps of a process.
         """
-        candidates = self.search.candidates if self._searching else [self.backbone.subnet]
+        candidates = self.search.candidates if self._searching else [self.backbone.awake_subnet]
         return self.progress.left(runner.epoch, steps, candidates)
 
     # ------------------------------------------------------------------ steps
@@ -515,7 +515,7 @@ class AutoProgHook(Hook):
     def _num_parts(self, batch_size: int) -> int:
         if batch_size <= self.max_batch_per_step:
             return 1
-        active = self.backbone.active_subnet
+        active = self.backbone.running_subnet
         if active not in self._memory:
             self._memory[active] = saved_bytes(self.model, active)
         share = self._memory[active] / self._memory[self.backbone.full_subnet]
@@ -533,7 +533,7 @@ class AutoProgHook(Hook):
         if batch_idx + 1 in self._eval_steps:
             with self.ledger.on('search'):
                 self.search.evaluate(self.model, self.optim_wrapper)
-        self.progress.tick(self.backbone.active_subnet, self.ledger.seconds('train', 'data'))
+        self.progress.tick(self.backbone.running_subnet, self.ledger.seconds('train', 'data'))
         self.ledger.switch('data')
 
     # ------------------------------------------------------ validation, end
@@ -563,7 +563,7 @@ class AutoProgHook(Hook):
         """
         if self.ledger is not None:
             self.ledger.switch('train')
-            self.progress.validated(self.backbone.subnet.depth,
+            self.progress.validated(self.backbone.awake_subnet.depth,
                                     self.ledger.seconds('val') - self._val_seconds)
 
     def before_test(self, runner) -> None:
@@ -616,7 +616,7 @@ class AutoProgHook(Hook):
             steps_per_epoch=self._steps_per_epoch,
             sampler_seed=getattr(self.sampler.sampler, 'seed', None),
             index=self._index,
-            subnet=astuple(self.backbone.subnet),
+            subnet=astuple(self.backbone.awake_subnet),
             choice=self._choice and astuple(self._choice),
             searching=self._searching,
             search=None if self.search is None else self.search.state_dict(),
@@ -640,17 +640,17 @@ class AutoProgHook(Hook):
         expected = ['optimizer'] + (runner.param_schedulers is not None) * ['param_schedulers']
         missing = [key for key in expected if key not in checkpoint]
         if missing:
-            raise ValueError(
+            raise UserError(
                 f'The checkpoint to resume from has no {" and no ".join(missing)}: best '
                 'checkpoints are saved without. Resume from an epoch_*.pth, or use load_from '
                 'without resume to start from its weights.')
         if 'autoprog' not in checkpoint:
-            raise ValueError(
+            raise UserError(
                 'The checkpoint to resume from was saved without AutoProgHook, so what was awake '
                 'is not known. Use load_from without resume to start from its weights.')
         state = checkpoint['autoprog']
         if state['schema'] != STATE_SCHEMA:
-            raise ValueError(
+            raise UserError(
                 f'The checkpoint has AutoProg state of schema {state["schema"]}; this version '
                 f'reads schema {STATE_SCHEMA}. Resume with the version that it was made with, or '
                 'use load_from without resume to start from its weights.')
@@ -658,7 +658,7 @@ class AutoProgHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         differing = differing_parameters(model.state_dict(), checkpoint['state_dict'])
         if differing is not None:
-            raise ValueError(
+            raise UserError(
                 f'The checkpoint is of another model, a {state["model"]}: {differing}. Resume with '
                 'the model that it was made with.')
         self._loaded = state
@@ -666,16 +666,16 @@ class AutoProgHook(Hook):
     def _resume(self, state: dict) -> None:
         mine = self._schedule_as_lists()
         if state['stages'] != mine:
-            raise ValueError(
+            raise UserError(
                 'The checkpoint was made with another schedule. Stages as [begin epoch, end '
                 f'epoch, depth, resolution]: {state["stages"]} there, {mine} here. Resume with '
                 'the same num_stages, initial_scale, max_epochs and model.')
         if (state['search'] is None) != (self.search is None):
-            raise ValueError(
+            raise UserError(
                 f'The checkpoint was made {"without" if self.search else "with"} a search and '
                 f'AutoProgHook now has {"one" if self.search else "search=None"}; set the same.')
         if state['steps_per_epoch'] != self._steps_per_epoch:
-            raise ValueError(
+            raise UserError(
                 f'The checkpoint was made with {state["steps_per_epoch"]} steps an epoch, but now '
                 f'there are {self._steps_per_epoch}. Resume with the same data, batch size and '
                 'number of processes.')
@@ -687,7 +687,7 @@ class AutoProgHook(Hook):
         if self.search is not None:
             self.search.load_state_dict(state['search'])
         self.ledger.load_state_dict(state['ledger'])
-        self.optim_wrapper.settle(self.backbone, Subnet(*state['subnet']))
+        self.optim_wrapper.shrink(self.backbone, Subnet(*state['subnet']))
 
     def _schedule_as_lists(self) -> List[List[int]]:
         return [[s.begin_epoch, s.end_epoch, *astuple(s.subnet)] for s in self.stages]

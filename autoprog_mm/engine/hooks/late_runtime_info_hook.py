@@ -5,7 +5,7 @@ import torch
 from mmengine.hooks import RuntimeInfoHook
 from mmpretrain.registry import HOOKS
 
-from ..host_copy import HostCopy
+from ...utils.host_copy import HostCopy
 
 
 @HOOKS.register_module()

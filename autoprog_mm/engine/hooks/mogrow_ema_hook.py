@@ -2,6 +2,7 @@
 from mmengine.hooks import EMAHook
 from mmpretrain.registry import HOOKS
 
+from ...utils.errors import UserError
 from ..optimizers import MoGrowMixin
 
 
@@ -32,7 +33,7 @@ class MoGrowEMAHook(EMAHook):
             runner (Runner): The runner.
         """
         if not isinstance(runner.optim_wrapper, MoGrowMixin):
-            raise ValueError(
+            raise UserError(
                 'MoGrowEMAHook needs optim_wrapper.type to be MoGrowOptimWrapper or '
                 f'AmpMoGrowOptimWrapper, but got {type(runner.optim_wrapper).__name__}.')
 
@@ -103,7 +104,7 @@ class MoGrowEMAHook(EMAHook):
         if not runner._resume:
             return
         if 'online_state_dict' not in checkpoint:
-            raise ValueError(
+            raise UserError(
                 'The checkpoint to resume from was saved without MoGrowEMAHook. Resume with the '
                 'config that it was made with, or use load_from without resume to start from its '
                 'weights.')

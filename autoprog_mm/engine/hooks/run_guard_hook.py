@@ -19,8 +19,9 @@ from torch.utils.data import DataLoader
 from ...datasets.seeded import bad_images
 from ...growth.subnet import Subnet
 from ...models.elastic import ElasticBackbone
-from ..agreement import StepExchange
-from ..host_copy import HostCopy
+from ...utils.errors import UserError
+from ...utils.host_copy import HostCopy
+from ...utils.ranks import StepExchange
 from ..loops import ResumableTrainLoop
 from ..optimizers import MoGrowMixin
 from .safe_checkpoint_hook import SafeCheckpointHook
@@ -63,7 +64,7 @@ class RunGuardHook(Hook):
         for name, value, least in (('max_bad_images', max_bad_images, 0),
                                    ('max_nonfinite', max_nonfinite, 1)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(
+                raise UserError(
                     f'{name} of RunGuardHook must be an int of at least {least}, but got '
                     f'{value!r}.')
         self.max_bad_images = max_bad_images
@@ -233,7 +234,7 @@ class RunGuardHook(Hook):
         return _Step(
             epoch=runner.epoch,
             index=batch_idx,
-            subnet=backbone.active_subnet if isinstance(backbone, ElasticBackbone) else None,
+            subnet=backbone.running_subnet if isinstance(backbone, ElasticBackbone) else None,
             rate=rate.current() if rate else None,
             due=due,
             loss=None if loss is None else HostCopy(loss),

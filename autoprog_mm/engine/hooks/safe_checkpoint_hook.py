@@ -13,6 +13,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from mmpretrain.registry import HOOKS
 
 from ...utils import write_atomically
+from ...utils.errors import UserError
 from ...utils.files import BESIDE
 from ..checkpoint import check_whole, newest_whole
 from ..loops import ResumableTrainLoop
@@ -29,7 +30,7 @@ def _check_keys(kwargs: dict) -> None:
     }
     unknown = sorted(set(kwargs) - known)
     if unknown:
-        raise ValueError(f'SafeCheckpointHook got unknown arguments {unknown}; it takes '
+        raise UserError(f'SafeCheckpointHook got unknown arguments {unknown}; it takes '
                          f'{sorted(known)}.')
 
 
@@ -106,7 +107,7 @@ class SafeCheckpointHook(CheckpointHook):
         if not runner._resume or runner._has_loaded:
             return
         if not (self.save_optimizer and self.save_param_scheduler):
-            raise ValueError(
+            raise UserError(
                 'SafeCheckpointHook with save_optimizer=False or save_param_scheduler=False saves '
                 'nothing that a run can be resumed from.')
         choice: List[Optional[str]] = [None, None]  # path, error
@@ -118,7 +119,7 @@ class SafeCheckpointHook(CheckpointHook):
         broadcast_object_list(choice)
         path, error = choice
         if error is not None:
-            raise ValueError(error)
+            raise UserError(error)
         runner._load_from = path
         runner._resume = path is not None
 
@@ -129,7 +130,7 @@ class SafeCheckpointHook(CheckpointHook):
                 try:
                     check_whole(given)
                 except ValueError as error:
-                    raise ValueError(
+                    raise UserError(
                         f'Cannot resume: {error} To take the newest whole checkpoint of the work '
                         'directory, give --resume no path (load_from=None).') from None
             return given
@@ -141,7 +142,7 @@ class SafeCheckpointHook(CheckpointHook):
         for reason in passed_over:
             runner.logger.warning(f'Passed over a checkpoint: {reason}')
         if path is None and passed_over:
-            raise ValueError(
+            raise UserError(
                 f'Cannot resume: none of the checkpoints in {folder!r} is whole: '
                 f'{" ".join(passed_over)} Move them away to start anew.')
         if path is None:
@@ -186,14 +187,14 @@ class SafeCheckpointHook(CheckpointHook):
         if self.by_epoch or not isinstance(runner.train_loop, EpochBasedTrainLoop):
             return
         if not isinstance(runner.train_loop, ResumableTrainLoop):
-            raise ValueError(
+            raise UserError(
                 'SafeCheckpointHook with by_epoch=False saves in the middle of epochs, and needs '
                 "train_cfg.type='ResumableTrainLoop' to resume there, but train_cfg builds "
                 f'{type(runner.train_loop).__name__}.')
         every = runner.optim_wrapper._accumulative_counts
         for name, steps in (('interval', self.interval), ('save_begin', self.save_begin)):
             if steps > 0 and steps % every:
-                raise ValueError(
+                raise UserError(
                     f'{name} of SafeCheckpointHook ({steps} steps) must be a multiple of '
                     f'accumulative_counts ({every}), since gradients that accumulate are not '
                     'saved.')

@@ -6,7 +6,7 @@ from typing import Optional, Tuple
 from mmengine.runner import LogProcessor
 from mmpretrain.registry import LOG_PROCESSORS
 
-from ...growth.forecast import Range
+from ...planning.forecast import Range
 from ..hooks import AutoProgHook
 
 
@@ -41,7 +41,7 @@ class AutoProgLogProcessor(LogProcessor):
         hook = next((hook for hook in runner.hooks if isinstance(hook, AutoProgHook)), None)
         if mode != 'train' or hook is None:
             return tag, text
-        subnet, left = hook.backbone.active_subnet, hook.time_left(runner, batch_idx + 1)
+        subnet, left = hook.backbone.running_subnet, hook.time_left(runner, batch_idx + 1)
         tag.update({
             'autoprog/stage': hook.stage_index + 1,
             'autoprog/depth': subnet.depth,

@@ -13,7 +13,8 @@ from mmpretrain.registry import OPTIM_WRAPPERS
 from ...growth.operators import GroupGrowth, GrowthOperator
 from ...growth.subnet import Subnet
 from ...registry import GROWTH_OPERATORS
-from ..host_copy import HostCopy
+from ...utils.errors import UserError
+from ...utils.host_copy import HostCopy
 
 OPTIMIZER_STATES = ('keep', 'reset')
 
@@ -57,16 +58,16 @@ class MoGrowMixin:
                  **kwargs) -> None:
         decays = list(ema_decays) if isinstance(ema_decays, Sequence) else [ema_decays]
         if not decays:
-            raise ValueError(
+            raise UserError(
                 'ema_decays of the optimizer wrapper must not be empty: growth and search need a '
                 'momentum copy. Its default is (0.998, 0.9996).')
         for decay in decays:
             if not isinstance(decay, float) or not 0 < decay < 1:
-                raise ValueError(
+                raise UserError(
                     f'ema_decays of the optimizer wrapper must be floats in (0, 1), but got '
                     f'{ema_decays!r}.')
         if optimizer_state not in OPTIMIZER_STATES:
-            raise ValueError(
+            raise UserError(
                 f'optimizer_state must be one of {OPTIMIZER_STATES}, but got '
                 f'{optimizer_state!r}.')
         super().__init__(*args, **kwargs)
@@ -287,7 +288,7 @@ class MoGrowMixin:
                 than what is awake.
         """
         backbone.check_subnet(subnet)
-        before = backbone.slots_at(backbone.subnet.depth)
+        before = backbone.slots_at(backbone.awake_subnet.depth)
         after = backbone.slots_at(subnet.depth)
         growths = [
             GroupGrowth(slots, old, new, backbone, self._model)
@@ -310,7 +311,7 @@ class MoGrowMixin:
         self._uncounted.clear()
         self._find_awake()
 
-    def settle(self, backbone: nn.Module, subnet: Subnet) -> None:
+    def shrink(self, backbone: nn.Module, subnet: Subnet) -> None:
         """Go on with a part of what is awake, as a search has chosen it.
 
         All weights stay as the supernet left them; slots that fall asleep
@@ -320,10 +321,10 @@ class MoGrowMixin:
             backbone (ElasticBackbone): The backbone of this wrapper's model.
             subnet (Subnet): At most as deep as what is awake.
         """
-        if subnet.depth > backbone.subnet.depth:
-            raise ValueError(
-                f'settle() can only put slots to sleep, but {subnet} is deeper than '
-                f'{backbone.subnet}; use grow().')
+        if subnet.depth > backbone.awake_subnet.depth:
+            raise UserError(
+                f'shrink() can only put slots to sleep, but {subnet} is deeper than '
+                f'{backbone.awake_subnet}; use grow().')
         backbone.set_subnet(subnet)
         for slots, awake in zip(backbone.slot_groups, backbone.slots_at(subnet.depth)):
             for index, slot in enumerate(slots):
@@ -374,11 +375,11 @@ class MoGrowMixin:
         state_dict = dict(state_dict)
         momentum = state_dict.pop('momentum', None)
         if momentum is None:
-            raise ValueError(
+            raise UserError(
                 f'The optimizer state has no momentum copies, so it is not of a '
                 f'{type(self).__name__}. Use load_from without resume to start from its weights.')
         if list(momentum['decays']) != list(self.ema_decays):
-            raise ValueError(
+            raise UserError(
                 f'ema_decays is {list(self.ema_decays)}, but the checkpoint was made with '
                 f'{list(momentum["decays"])}; set the same to resume.')
         super().load_state_dict(state_dict)
@@ -392,7 +393,7 @@ class MoGrowMixin:
         for mine, loaded in zip(self._momentum, state['copies']):
             if list(loaded) != self._names:
                 different = sorted(set(loaded) ^ set(self._names))
-                raise ValueError(
+                raise UserError(
                     f'The checkpoint\'s momentum copies are of another model; parameters that '
                     f'only one has: {different[:5]}.')
             for name, target in zip(self._names, mine):
@@ -405,7 +406,7 @@ def _build_operator(growth: Union[dict, GrowthOperator]) -> GrowthOperator:
         return growth
     known = sorted(GROWTH_OPERATORS.module_dict)
     if not isinstance(growth, dict) or growth.get('type') not in known:
-        raise ValueError(
+        raise UserError(
             f'growth of the optimizer wrapper must be a dict with a type of {known}, but got '
             f'{growth!r}.')
     # Not through `build`, which would look in the scope of mmpretrain first.

@@ -7,6 +7,8 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmpretrain.registry import MODEL_WRAPPERS
 
+from ...utils.errors import UserError
+
 
 @MODEL_WRAPPERS.register_module()
 class ElasticDistributedDataParallel(nn.Module):
@@ -27,7 +29,7 @@ class ElasticDistributedDataParallel(nn.Module):
         super().__init__()
         for name in ('device_ids', 'find_unused_parameters'):
             if name in kwargs:
-                raise ValueError(
+                raise UserError(
                     f'model_wrapper_cfg.{name} ({kwargs[name]!r}) is not to be set: '
                     f'{type(self).__name__} sets it to what each stage needs.')
         self.module = module

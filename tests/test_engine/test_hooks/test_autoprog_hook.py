@@ -43,8 +43,8 @@ class Spy(Hook):
             dict(
                 epoch=runner.epoch,
                 delivered=tuple(data_batch['inputs'].shape[-2:]),
-                awake=backbone.subnet,
-                active=backbone.active_subnet,
+                awake=backbone.awake_subnet,
+                active=backbone.running_subnet,
                 resized_to=runner.model.data_preprocessor.resolution))
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
@@ -55,14 +55,14 @@ class Spy(Hook):
                        for p in slot.parameters())
             if index not in backbone.awake_slots:
                 assert not any(p in state for p in slot.parameters())
-            elif index in backbone.active_slots:
+            elif index in backbone.running_slots:
                 assert all(p in state for p in slot.parameters())
 
     def before_val_epoch(self, runner):
         crop = runner.train_dataloader.dataset.pipeline.transforms
         self.epochs.append(
             dict(
-                subnet=runner.model.backbone.active_subnet,
+                subnet=runner.model.backbone.running_subnet,
                 drop_path=runner.model.backbone.drop_path_rate,
                 magnitude=crop[3].magnitude_level,
                 erase_prob=crop[4].erase_prob))
@@ -447,7 +447,7 @@ def test_unfinished_weights_are_tested_as_they_stood(jpeg_root, tmp_path, how):
     runner = Runner.from_cfg(cfg)
     metrics = getattr(runner, how)()
     close(runner)
-    assert runner.model.backbone.subnet == Subnet(3, 24)
+    assert runner.model.backbone.awake_subnet == Subnet(3, 24)
     # Slots as they were awake in epoch 3, worked out by hand: base 0 2, then 3.
     assert runner.model.backbone.awake_slots == (0, 2, 3)
     history = trained.message_hub.get_scalar('val/accuracy/top1').data[0]

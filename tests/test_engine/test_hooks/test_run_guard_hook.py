@@ -358,7 +358,7 @@ def test_bad_arguments(options, match):
 
 
 def test_fingerprint_sees_any_bit():
-    from autoprog_mm.engine.agreement import fingerprint
+    from autoprog_mm.utils.ranks import fingerprint
     tensors = [torch.zeros(3), torch.ones(2, dtype=torch.float64), torch.zeros(2).bfloat16()]
     before = fingerprint(tensors)
     tensors[0][1] = -0.

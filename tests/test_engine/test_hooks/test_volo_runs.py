@@ -41,14 +41,14 @@ class Spy(Hook):
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         backbone, preprocessor = runner.model.backbone, runner.model.data_preprocessor
-        self.steps.append((runner.epoch, backbone.active_subnet, data_batch['inputs'].shape[-1],
+        self.steps.append((runner.epoch, backbone.running_subnet, data_batch['inputs'].shape[-1],
                            preprocessor.resolution))
         self.statistics = backbone.patch_embed.conv[1].running_mean.clone()
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         backbone, state = runner.model.backbone, runner.optim_wrapper.optimizer.state
         for group, awake, active in zip(backbone.slot_groups, backbone.awake_slots,
-                                        backbone.active_slots):
+                                        backbone.running_slots):
             for index, slot in enumerate(group):
                 for param in slot.parameters():
                     assert param.requires_grad == (index in awake)

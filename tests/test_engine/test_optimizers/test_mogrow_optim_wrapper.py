@@ -266,7 +266,7 @@ def test_mogrow_makes_online_the_last_copy():
     scatter(model, wrapper)
     weights, last = online(model), momentum(wrapper)[-1]
     wrapper.grow(model.backbone, Subnet(6, 24))
-    assert model.backbone.subnet == Subnet(6, 24)
+    assert model.backbone.awake_subnet == Subnet(6, 24)
     for name, param in model.named_parameters():
         slot = slot_of(name)
         if slot in SOURCES_4_TO_6:
@@ -282,7 +282,7 @@ def test_mogrow_at_the_same_depth():
     scatter(model, wrapper)
     copies = momentum(wrapper)
     wrapper.grow(model.backbone, Subnet(4, 24))
-    assert model.backbone.subnet == Subnet(4, 24)
+    assert model.backbone.awake_subnet == Subnet(4, 24)
     for name, param in model.named_parameters():
         if param.requires_grad:
             assert torch.equal(param, copies[-1][name]), name
@@ -339,14 +339,14 @@ def test_optimizer_state_is_reset():
     assert all(values['step'] == 1 for values in state.values())
 
 
-@pytest.mark.parametrize('settle', [True, False])
-def test_optimizer_state_of_a_slot_that_wakes_again_is_gone(settle):
+@pytest.mark.parametrize('shrink', [True, False])
+def test_optimizer_state_of_a_slot_that_wakes_again_is_gone(shrink):
     """A search trains a slot, the choice puts it to sleep, and the next growth wakes it."""
     model, wrapper = build()
     wrapper.grow(model.backbone, Subnet(6, 32))
     train(model, wrapper, 2)
-    if settle:
-        wrapper.settle(model.backbone, Subnet(4, 32))
+    if shrink:
+        wrapper.shrink(model.backbone, Subnet(4, 32))
     else:
         model.backbone.set_subnet(Subnet(4, 32))  # behind the wrapper's back
     wrapper.grow(model.backbone, Subnet(6, 32))
@@ -389,7 +389,7 @@ def test_nothing_is_replaced():
     wrapper.grow(model.backbone, Subnet(6, 32))
     train(model, wrapper)
     wrapper.grow(model.backbone, Subnet(8, 32))
-    wrapper.settle(model.backbone, Subnet(7, 32))
+    wrapper.shrink(model.backbone, Subnet(7, 32))
     train(model, wrapper)
     assert identities() == before
 
@@ -406,12 +406,12 @@ def test_what_woke_trains():
         assert torch.equal(wrapper.momentum_weights()[name], copies[-1][name]) != moves, name
 
 
-def test_settle():
+def test_shrink():
     model, wrapper = build(depth=6)
     train(model, wrapper, 3)
     weights, copies, state = online(model), momentum(wrapper), state_of(model, wrapper)
-    wrapper.settle(model.backbone, Subnet(5, 24))
-    assert model.backbone.subnet == Subnet(5, 24)
+    wrapper.shrink(model.backbone, Subnet(5, 24))
+    assert model.backbone.awake_subnet == Subnet(5, 24)
     assert model.backbone.awake_slots == (0, 2, 4, 6, 7)
     assert_same(online(model), weights)
     for mine, before in zip(momentum(wrapper), copies):
@@ -442,22 +442,22 @@ def test_grow_errors(subnet, match):
     with pytest.raises(ValueError, match=match):
         wrapper.grow(model.backbone, subnet)
     # Nothing has happened.
-    assert model.backbone.subnet == Subnet(5, 32)
+    assert model.backbone.awake_subnet == Subnet(5, 32)
     assert_same(online(model), weights)
     for mine, before in zip(momentum(wrapper), copies):
         assert_same(mine, before)
 
 
 @pytest.mark.parametrize('subnet, match', [
-    (Subnet(6, 32), r'settle\(\) can only put slots to sleep, but Subnet\(depth=6, .* use grow'),
+    (Subnet(6, 32), r'shrink\(\) can only put slots to sleep, but Subnet\(depth=6, .* use grow'),
     (Subnet(3, 32), r'depth must be between min_depth \(4\)'),
     (Subnet(4, 30), r'resolution \(30\) must be divisible by 4'),
 ])
 def test_settle_errors(subnet, match):
     model, wrapper = build(depth=5)
     with pytest.raises(ValueError, match=match):
-        wrapper.settle(model.backbone, subnet)
-    assert model.backbone.subnet == Subnet(5, 32)
+        wrapper.shrink(model.backbone, subnet)
+    assert model.backbone.awake_subnet == Subnet(5, 32)
 
 
 # ---------------------------------------------------------------- checkpoints
@@ -503,7 +503,8 @@ def test_state_round_trip(before_the_model, grown):
     with torch.no_grad():
         for param in other.parameters():
             param.normal_()
-    resumed = build_wrapper(other, model.backbone.subnet.depth, initialize=not before_the_model)
+    resumed = build_wrapper(
+        other, model.backbone.awake_subnet.depth, initialize=not before_the_model)
     other.load_state_dict(checkpoint['model'])
     resumed.load_state_dict(checkpoint['optimizer'])
     if before_the_model:

@@ -1,0 +1,273 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+"""From the config text of a checkpoint to its model, without running it.
+
+mmengine saves the config of a run as a text of Python, and its own ways to use
+it execute that text, and import what its types name. Who exports somebody
+else's checkpoint would so run whatever that person has put there. Here the text
+is only read, and a few known parts are built, by class and not by a registry.
+"""
+import ast
+import math
+import re
+from copy import deepcopy
+from typing import Any, Iterable, List, NamedTuple, NoReturn, Tuple
+
+from mmpretrain.models import ImageClassifier, VisionTransformerClsHead
+
+from ..models import ElasticDeiT, ElasticVOLO, VOLOHead
+from ..utils.errors import UserError
+
+# mmengine prints floats with str().
+_NAMED_FLOATS = {'inf': math.inf, 'nan': math.nan}
+_CONSTANTS = (str, bytes, bool, int, float, type(None))
+_SHOWN = 60  # characters of a line, in a message
+_SCOPE = 'mmpretrain.'
+
+_FAMILIES = {  # by type of the backbone; the stock one has ElasticDeiT's options and names
+    'ElasticDeiT': (ElasticDeiT, VisionTransformerClsHead),
+    'VisionTransformer': (ElasticDeiT, VisionTransformerClsHead),
+    'ElasticVOLO': (ElasticVOLO, VOLOHead),
+}
+_OPTIONS = {  # what scores depend on
+    ElasticDeiT: ('arch', 'img_size', 'patch_size', 'in_channels', 'out_indices', 'qkv_bias',
+                  'norm_cfg', 'final_norm', 'out_type', 'with_cls_token', 'interpolate_mode',
+                  'layer_scale_init_value', 'patch_cfg', 'layer_cfgs', 'pre_norm'),
+    ElasticVOLO: ('arch', 'img_size', 'patch_size', 'in_channels', 'qkv_bias'),
+    VisionTransformerClsHead: ('num_classes', 'in_channels', 'hidden_dim', 'act_cfg'),
+    VOLOHead: ('num_classes', 'in_channels', 'dense_weight'),
+}
+_TRAINING_OPTIONS = {  # of those
+    ElasticDeiT: ('drop_rate', 'drop_path_rate', 'frozen_stages', 'channels_last'),
+    ElasticVOLO: ('drop_path_rate', 'pos_drop_rate', 'attn_drop_rate', 'mix_token',
+                  'channels_last'),
+    VisionTransformerClsHead: ('loss', 'topk', 'cal_acc'),
+    VOLOHead: ('loss', 'topk', 'cal_acc', 'class_target'),
+}
+_MODEL_OPTIONS = ('backbone', 'neck', 'head', 'data_preprocessor', 'train_cfg', 'pretrained')
+_PREPROCESSING = ('mean', 'std', 'to_rgb', 'pad_size_divisor', 'pad_value')
+# What options of the parts may name. The parts look these up in registries,
+# which import what they do not know.
+_LAYER_TYPES = ('LN', 'GELU', 'ReLU', 'Tanh', 'Conv2d')
+_LOOKED_UP = ('type', 'conv_type', '_scope_')
+
+
+class LiteralModel(NamedTuple):
+    """A model that was built from plain data.
+
+    Args:
+        model (ImageClassifier): In eval mode, with random weights.
+        backbone (dict): Options of its backbone that scores depend on.
+        head (dict): The same of its head.
+        images (dict): How images are normalised, as options of mmpretrain's
+            ``ClsDataPreprocessor``.
+    """
+
+    model: ImageClassifier
+    backbone: dict
+    head: dict
+    images: dict
+
+
+def read_literal_config(text: str) -> dict:
+    """Read what ``Config.pretty_text`` and ``Config.dump`` write, as plain data.
+
+    The text is parsed and never run. It may hold assignments to names, of
+    constants, lists, tuples, ``{k: v}``, ``dict(k=v)`` and negative numbers.
+    What the keys mean is not looked at: ``custom_imports`` imports nothing and
+    ``{{ }}`` or ``${ }`` in a string stays as it is.
+
+    Args:
+        text (str): The config.
+
+    Returns:
+        dict: The assigned values by name.
+
+    Raises:
+        ValueError: If there is anything else in it; names the line.
+    """
+    if not isinstance(text, str):
+        raise UserError(
+            f'The config of the checkpoint must be a text, but is a {type(text).__name__}. Pass '
+            'the config file of the run with --config.')
+    try:
+        # Of text that nests deeply, the parser raises the last two.
+        body = ast.parse(text).body
+        return _unique([_assignment(statement) for statement in body], body)
+    except SyntaxError as error:
+        line, reason = error.lineno or 1, f'is no Python ({error.msg})'
+    except (MemoryError, RecursionError):
+        line, reason = 1, 'begins a text that is nested too deeply'
+    except _NotLiteralError as error:
+        line, reason = error.line, error.reason
+    except ValueError as error:  # null bytes, in Python before 3.12
+        line, reason = 1, f'begins a text that is no Python ({error})'
+    # Not splitlines(), which also splits where Python does not, as at a form
+    # feed. A syntax error may be in the line after the last.
+    lines = re.split('\r\n|\r|\n', text)
+    shown = lines[min(line, len(lines)) - 1].strip()
+    shown = shown if len(shown) <= _SHOWN else f'{shown[:_SHOWN]}...'
+    raise UserError(
+        f'Line {line} of the config that the checkpoint brings along, {shown!r}, {reason}. Only '
+        'plain data is read from there, nothing is run. Pass the config file of the run with '
+        '--config.')
+
+
+def build_literal_model(config: dict) -> LiteralModel:
+    """Build the model of a config for use, without what only training needs.
+
+    No weights are read (``init_cfg`` and ``pretrained`` are left out), and no
+    part is built that is not known here, whatever the config names.
+
+    Args:
+        config (dict): Of plain data; ``model`` and ``data_preprocessor`` are
+            looked at.
+
+    Returns:
+        LiteralModel: The model and what it was built from.
+
+    Raises:
+        ValueError: For types and options that are not known here; names them.
+    """
+    model = _part(config, 'model')
+    _check_type(model, 'model', ('ImageClassifier', ))
+    _check_options(model, 'model', _MODEL_OPTIONS)
+    if model.get('neck') is not None:
+        raise UserError(f'model.neck must be None for export, but is {model["neck"]!r}.')
+    backbone, head = _part(model, 'backbone', 'model.'), _part(model, 'head', 'model.')
+    backbone_class, head_class = _FAMILIES[_check_type(backbone, 'model.backbone', _FAMILIES)]
+    _check_type(head, 'model.head', (head_class.__name__, ))
+    out_type = backbone.get('out_type', 'cls_token')
+    if out_type not in ('cls_token', 'avg_featmap'):
+        raise UserError("model.backbone.out_type must be 'cls_token' or 'avg_featmap' for export, "
+                         f'but is {out_type!r}.')
+    options, modules = [], []
+    for where, part, kind in (('model.backbone', backbone, backbone_class),
+                              ('model.head', head, head_class)):
+        _check_options(part, where, _OPTIONS[kind] + _TRAINING_OPTIONS[kind])
+        options.append({name: _plain(value, f'{where}.{name}') for name, value in part.items()
+                        if name in _OPTIONS[kind]})
+        try:
+            modules.append(kind(**deepcopy(options[-1])))
+        except Exception as error:  # options that are anything can raise anything
+            raise UserError(
+                f'{where} cannot be built of {options[-1]}: {error!r}') from error
+    owner = model if model.get('data_preprocessor') else config
+    images = _part(owner, 'data_preprocessor') if owner.get('data_preprocessor') else {}
+    images = {name: _plain(images[name], name) for name in _PREPROCESSING if name in images}
+    return LiteralModel(ImageClassifier(modules[0], head=modules[1]).eval(), *options, images)
+
+
+# ------------------------------------------------------------------- building
+
+
+def _part(whole: dict, name: str, where: str = '') -> dict:
+    if not isinstance(whole.get(name), dict):
+        raise UserError(f'The config must have a dict {where}{name}, but has '
+                         f'{whole.get(name)!r}. Pass the config file of the run with --config.')
+    return whole[name]
+
+
+def _check_type(part: dict, where: str, known: Iterable[str]) -> str:
+    name = part.get('type')
+    short = name[len(_SCOPE):] if isinstance(name, str) and name.startswith(_SCOPE) else name
+    if not isinstance(short, str) or short not in known:
+        raise UserError(f'{where}.type must be one of {sorted(known)} for export, but is '
+                         f'{name!r}; nothing else is built.')
+    return short
+
+
+def _check_options(part: dict, where: str, known: Iterable[str]) -> None:
+    # By '_scope_' mmengine notes whose config a part comes from; it is not used.
+    unknown = [key for key in part
+               if key not in ('type', 'init_cfg', '_scope_') and key not in known]
+    if unknown:
+        raise UserError(f'{where} has options {unknown}, which export does not know; it knows '
+                         f'{sorted(known)}.')
+
+
+def _plain(value: Any, where: str) -> Any:
+    """A copy with known types of layers only, and without ``init_cfg``."""
+    if isinstance(value, dict):
+        for key in _LOOKED_UP:
+            if key in value and value[key] not in _LAYER_TYPES:
+                raise UserError(f'{where}.{key} must be one of {_LAYER_TYPES} for export, but is '
+                                 f'{value[key]!r}; nothing else is built.')
+        return {key: _plain(item, f'{where}.{key}') for key, item in value.items()
+                if key != 'init_cfg'}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(item, f'{where}[{i}]') for i, item in enumerate(value))
+    return value
+
+
+# -------------------------------------------------------------------- reading
+
+
+class _NotLiteralError(Exception):
+
+    def __init__(self, node: ast.AST, reason: str) -> None:
+        super().__init__(reason)
+        self.line = node.lineno
+        self.reason = reason
+
+
+def _refuse(node: ast.AST) -> NoReturn:
+    raise _NotLiteralError(node, f'has no plain value ({type(node).__name__})')
+
+
+def _assignment(node: ast.stmt) -> Tuple[str, Any]:
+    if not isinstance(node, ast.Assign) or len(node.targets) != 1 or \
+            not isinstance(node.targets[0], ast.Name):
+        _refuse(node)
+    return node.targets[0].id, _value(node.value)
+
+
+def _value(node: ast.expr) -> Any:
+    if isinstance(node, ast.Constant) and type(node.value) in _CONSTANTS:
+        return node.value
+    if isinstance(node, ast.Name) and node.id in _NAMED_FLOATS:
+        return _NAMED_FLOATS[node.id]
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        value = _value(node.operand)
+        if type(value) in (int, float):
+            return -value
+    if isinstance(node, ast.List):
+        return [_value(item) for item in node.elts]
+    if isinstance(node, ast.Tuple):
+        return tuple(_value(item) for item in node.elts)
+    if isinstance(node, ast.Dict):
+        return _display(node)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict':
+        return _dict_call(node)
+    _refuse(node)
+
+
+def _display(node: ast.Dict) -> dict:
+    for key, value in zip(node.keys, node.values):
+        if key is None:  # {**other}
+            _refuse(value)
+        if not isinstance(key, (ast.Constant, ast.Name, ast.UnaryOp)):
+            _refuse(key)
+    pairs = [(_value(key), _value(value)) for key, value in zip(node.keys, node.values)]
+    return _unique(pairs, node.keys)
+
+
+def _dict_call(node: ast.Call) -> dict:
+    """``dict(k=v)``, or ``dict({k: v})`` as mmengine prints keys that are no names."""
+    if node.args:
+        if len(node.args) != 1 or not isinstance(node.args[0], ast.Dict) or node.keywords:
+            _refuse(node)
+        return _display(node.args[0])
+    for keyword in node.keywords:
+        if keyword.arg is None:  # dict(**other)
+            _refuse(keyword)
+    return _unique([(keyword.arg, _value(keyword.value)) for keyword in node.keywords],
+                   node.keywords)
+
+
+def _unique(pairs: List[Tuple[Any, Any]], nodes: Iterable[ast.AST]) -> dict:
+    result = {}
+    for (key, value), node in zip(pairs, nodes):
+        if key in result:
+            raise _NotLiteralError(node, f'gives {key!r} a second value')
+        result[key] = value
+    return result

@@ -1,0 +1,143 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+"""How long a run takes, whatever its searches choose."""
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Callable, List, NamedTuple, Optional, Sequence
+
+from ..growth.schedule import Stage
+from ..growth.scoring import SearchBounds, evaluation_steps, stage_candidates
+from ..growth.subnet import Subnet
+
+# Of a training step: the forward pass, with the two gradients.
+FORWARD_SHARE = 1 / 3
+
+
+class Range(NamedTuple):
+    """Seconds, between what the cheapest and the dearest open choices leave.
+
+    Args:
+        low (float): At least.
+        high (float): At most; the same if nothing is open.
+    """
+
+    low: float
+    high: float
+
+    def __add__(self, other: 'Range') -> 'Range':
+        return Range(self.low + other.low, self.high + other.high)
+
+
+@dataclass(frozen=True)
+class SearchWork:
+    """What the searches of a run do besides training.
+
+    Args:
+        epochs (int): Epochs of supernet training of each search.
+        evals (tuple[int, int]): See ``OneShotSearch``.
+        score (Callable): Seconds to score candidates once, of their list.
+        measure (Callable): Seconds to time candidates, of their list.
+        bounds (SearchBounds): What they may choose. Defaults to any subnet,
+            from the first stage on.
+    """
+
+    epochs: int
+    evals: Sequence[int]
+    score: Callable[[Sequence[Subnet]], float]
+    measure: Callable[[Sequence[Subnet]], float]
+    bounds: SearchBounds = SearchBounds()
+
+
+class Forecast:
+    """Adds up what is left of a run, search epochs and validations included.
+
+    Args:
+        stages (Sequence[Stage]): The schedule.
+        steps_per_epoch (int): Training steps of an epoch.
+        step (Callable): Seconds of a training step, of its subnet.
+        search (SearchWork, optional): None is the manual schedule.
+        validate (Callable, optional): Seconds of a validation, of the depth
+            that is awake. Defaults to None: there are none.
+        validates (Callable, optional): Whether an epoch, counted from 1, is
+            followed by one. Defaults to after each.
+        epoch (float): Seconds of an epoch besides its steps. Defaults to 0.
+    """
+
+    def __init__(self,
+                 stages: Sequence[Stage],
+                 steps_per_epoch: int,
+                 step: Callable[[Subnet], float],
+                 search: Optional[SearchWork] = None,
+                 validate: Optional[Callable[[int], float]] = None,
+                 validates: Callable[[int], bool] = lambda epoch: True,
+                 epoch: float = 0.) -> None:
+        self.stages = list(stages)
+        self.steps_per_epoch = steps_per_epoch
+        self.step = step
+        self.search = search
+        self.validate = validate
+        self.validates = validates
+        self.epoch = epoch
+        self._after = lru_cache(maxsize=None)(self._from_stage)
+
+    def whole(self) -> Range:
+        """Range: Seconds of the whole run."""
+        return self._from_stage(0, self.stages[0].subnet)
+
+    def left(self, epoch: int, steps: int, candidates: Sequence[Subnet]) -> Range:
+        """Seconds from the middle of a run to its end.
+
+        Args:
+            epoch (int): Epoch under way, from 0.
+            steps (int): Its steps that are done.
+            candidates (Sequence[Subnet]): What the stage may still run to its
+                end: those of the search that goes on, or the one that runs.
+        """
+        if epoch >= self.stages[-1].end_epoch:
+            return Range(0., 0.)
+        stage = next(s for s in self.stages if s.begin_epoch <= epoch < s.end_epoch)
+        return self._stage(stage, list(candidates), epoch, steps)
+
+    # ---------------------------------------------------------------- private
+
+    def _from_stage(self, index: int, current: Subnet) -> Range:
+        if index == len(self.stages):
+            return Range(0., 0.)
+        stage = self.stages[index]
+        candidates = stage_candidates(self.stages, index, current,
+                                      self.search and self.search.bounds)
+        return self._stage(stage, candidates, stage.begin_epoch, 0)
+
+    def _stage(self, stage: Stage, candidates: List[Subnet], epoch: int, steps: int) -> Range:
+        fixed = 0.
+        if len(candidates) > 1:
+            end = stage.begin_epoch + self.search.epochs
+            mean = sum(map(self.step, candidates)) / len(candidates)
+            fixed += self._epochs(mean, max(c.depth for c in candidates), epoch, steps, end)
+            fixed += self._own_work(candidates, stage, epoch, steps, end)
+            epoch, steps = end, 0
+        ways = [
+            Range(*[self._epochs(self.step(c), c.depth, epoch, steps, stage.end_epoch)] * 2) +
+            self._after(stage.index + 1, c) for c in candidates
+        ]
+        return Range(fixed + min(way.low for way in ways), fixed + max(way.high for way in ways))
+
+    def _epochs(self, step: float, depth: int, epoch: int, steps: int, end: int) -> float:
+        """From ``steps`` steps of ``epoch`` to the begin of epoch ``end``."""
+        if epoch >= end:
+            return 0.
+        whole = self.steps_per_epoch * step + self.epoch
+        return (end - epoch) * whole - (steps * step + (self.epoch if steps else 0.)) + sum(
+            self._validation(e + 1, depth) for e in range(epoch, end))
+
+    def _validation(self, epoch: int, depth: int) -> float:
+        return self.validate(depth) if self.validate is not None and self.validates(epoch) else 0.
+
+    def _own_work(self, candidates: List[Subnet], stage: Stage, epoch: int, steps: int,
+                  end: int) -> float:
+        evaluations = sum(
+            1 for e in range(epoch, end)
+            for at in evaluation_steps(self.steps_per_epoch, self.search.evals[
+                0 if e == stage.begin_epoch else 1]) if e > epoch or at > steps)
+        if epoch == stage.begin_epoch and steps == 0:
+            evaluations += 1  # the one at the start
+        return evaluations * self.search.score(candidates) + self.search.measure(candidates)

@@ -1,0 +1,269 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+import argparse
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.config import Config
+
+from autoprog_mm.growth import build_schedule
+from autoprog_mm.launch.own_data import (
+    choose_batch_size,
+    choose_divisor,
+    choose_image_size,
+    choose_lr,
+    choose_patch_size,
+    fill_custom_config,
+)
+from autoprog_mm.launch.prepare import prepare_config
+from tests.micro import run
+from tests.test_tools import load_tool
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / 'configs' / 'autoprog' / 'deit-t_custom.py'
+
+
+@pytest.mark.parametrize('short_side, size', [
+    (20, 32), (28, 32), (32, 32), (51, 32), (52, 64), (64, 64), (76, 64), (77, 96), (103, 128),
+    (179, 128), (180, 224), (375, 224), (3000, 224)])
+def test_image_size(short_side, size):
+    assert choose_image_size(short_side) == size
+
+
+@pytest.mark.parametrize('size, patch, divisor, resolutions', [
+    # Of a schedule from a half on, by hand.
+    (32, 4, 4, [16, 20, 28, 32]),
+    (64, 8, 8, [32, 40, 56, 64]),
+    (96, 8, 8, [48, 64, 80, 96]),
+    (128, 16, 16, [64, 80, 112, 128]),
+    (224, 16, 32, [128, 160, 192, 224]),
+    (28, 4, 4, [16, 20, 24, 28]),
+    (112, 8, 16, [64, 80, 96, 112]),
+])
+def test_sizes_give_a_schedule_that_grows(size, patch, divisor, resolutions):
+    assert choose_patch_size(size) == patch
+    assert choose_divisor(size, patch) == divisor
+    stages = build_schedule(4, 8, dict(depth=12, resolution=size),
+                            dict(depth=0.5, resolution=0.5), resolution_divisor=divisor)
+    assert [stage.subnet.resolution for stage in stages] == resolutions
+
+
+def test_no_patch_size():
+    with pytest.raises(ValueError, match='image_size must be a multiple of 4, but got 50'):
+        choose_patch_size(50)
+
+
+@pytest.mark.parametrize('images, batch', [
+    (10**6, 128), (2048, 128), (2047, 64), (1800, 64), (512, 32), (511, 16), (100, 8), (8, 8),
+    (5, 5), (2, 2)])
+def test_batch_size(images, batch):
+    assert choose_batch_size(images) == batch
+
+
+def test_lr():
+    assert [choose_lr(batch) for batch in (8, 64, 512, 1024, 2048)] == [
+        5e-4, 5e-4, 5e-4, 1e-3, 2e-3]
+
+
+def write_images(root, folders, count=10, size=(30, 40)):
+    for folder in folders:
+        (root / folder).mkdir(parents=True)
+        for i in range(count):
+            cv2.imwrite(str(root / folder / f'{i}.png'), np.full((*size, 3), 9 * i, np.uint8))
+    return str(root)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_images(tmp_path / 'pictures', ['cat', 'dog', 'emu'])
+
+
+def prepare(cfg, work_dir, launcher='none', **options):
+    return prepare_config(
+        Config.fromfile(cfg) if isinstance(cfg, Path) else cfg,
+        argparse.Namespace(
+            config=str(CONFIG), work_dir=str(work_dir), launcher=launcher, resume=None, amp=False,
+            no_validate=False, auto_scale_lr=False, no_pin_memory=True,
+            no_persistent_workers=True,
+            cfg_options={key.replace('__', '.'): value for key, value in options.items()}))
+
+
+class TestFillIn:
+
+    def test_all_that_is_open(self, folder, tmp_path, capsys):
+        cfg = prepare(CONFIG, tmp_path, data_root=folder)
+        # Of ten images of a class one is held out.
+        assert cfg.classes == ['cat', 'dog', 'emu']
+        assert cfg.model.head.num_classes == cfg.model.data_preprocessor.num_classes == 3
+        assert (cfg.image_size, cfg.patch_size) == (32, 4)
+        assert (cfg.model.backbone.img_size, cfg.model.backbone.patch_size) == (32, 4)
+        assert cfg.custom_hooks[0].resolution_divisor == 4
+        for pipeline in (cfg.train_pipeline, cfg.train_dataloader.dataset.pipeline):
+            assert pipeline[0].scale == 32
+        for pipeline in (cfg.test_pipeline, cfg.val_dataloader.dataset.pipeline,
+                         cfg.test_dataloader.dataset.pipeline):
+            assert pipeline[1].scale == pipeline[2].crop_size == 32
+        assert cfg.train_dataloader.batch_size == 8
+        assert cfg.optim_wrapper.optimizer.lr == 5e-4
+        assert [(s.get('begin'), s.end) for s in cfg.param_scheduler] == [(None, 5), (5, 100)]
+        for name in ('train', 'val', 'test'):
+            dataset = cfg[f'{name}_dataloader'].dataset
+            assert (dataset.data_root, dataset.classes) == (folder, cfg.classes)
+        assert capsys.readouterr().out.startswith(f'''Your images
+  folder        {folder}
+  classes       3: 'cat', 'dog', 'emu'
+  to train      27 images, 9 of each class
+  to validate   3 images, 1 of each class, held out by val_share=0.1
+  size          32 pixels (short sides are 30 in the middle), in patches of 4
+  batch         8 images, 3 steps an epoch
+  learning rate 0.0005
+  epochs        100
+  passed over   nothing
+''')
+        assert fill_custom_config(cfg, {}) and 'None' not in str(
+            [cfg.model, cfg.train_dataloader, cfg.param_scheduler, cfg.optim_wrapper])
+
+    @pytest.mark.parametrize('max_epochs, scheduled', [
+        (1, [(None, 1), (0, 1)]), (8, [(None, 1), (1, 8)]), (30, [(None, 3), (3, 30)]),
+        (300, [(None, 5), (5, 300)])])
+    def test_schedule_follows_epochs(self, folder, tmp_path, max_epochs, scheduled):
+        cfg = prepare(CONFIG, tmp_path, data_root=folder, train_cfg__max_epochs=max_epochs)
+        assert [(s.get('begin'), s.end) for s in cfg.param_scheduler] == scheduled
+
+    def test_what_is_set_stays(self, folder, tmp_path):
+        cfg = prepare(
+            CONFIG, tmp_path, data_root=folder, image_size=96, val_share=0.5,
+            train_dataloader__batch_size=3, optim_wrapper__optimizer__lr=0.1,
+            param_scheduler__1__end=50, custom_hooks__0__resolution_divisor=16)
+        assert (cfg.model.backbone.img_size, cfg.model.backbone.patch_size) == (96, 8)
+        assert cfg.train_dataloader.dataset.pipeline[0].scale == 96
+        assert cfg.val_dataloader.dataset.val_share == 0.5
+        assert cfg.train_dataloader.batch_size == 3
+        assert cfg.optim_wrapper.optimizer.lr == 0.1
+        assert cfg.param_scheduler[1].end == 50
+        assert cfg.custom_hooks[0].resolution_divisor == 16
+        cfg = prepare(CONFIG, tmp_path, data_root=folder, patch_size=8,
+                      model__backbone__img_size=64)
+        assert (cfg.image_size, cfg.train_dataloader.dataset.pipeline[0].scale) == (64, 64)
+        assert cfg.model.backbone.patch_size == 8
+
+    def test_processes_share_the_images(self, folder, tmp_path, monkeypatch):
+        monkeypatch.setenv('WORLD_SIZE', '4')
+        monkeypatch.setattr('torch.distributed.is_initialized', lambda: True)
+        cfg = prepare(CONFIG, tmp_path, 'pytorch', data_root=folder)
+        assert cfg.train_dataloader.batch_size == 6  # of 27 / 4
+        with pytest.raises(ValueError, match='batch_size is 7 in each of 4 processes, but there '
+                           'are only 27 images'):
+            prepare(CONFIG, tmp_path, 'pytorch', data_root=folder, train_dataloader__batch_size=7)
+
+    def test_saved_config_stays_and_takes_other_images(self, folder, tmp_path):
+        cfg = prepare(CONFIG, tmp_path, data_root=folder)
+        cfg.dump(tmp_path / 'saved.py')
+        again = prepare(tmp_path / 'saved.py', tmp_path)
+        assert again.to_dict() == cfg.to_dict()
+        other = write_images(tmp_path / 'other', ['emu', 'cat', 'dog'], size=(200, 200))
+        cfg = prepare(tmp_path / 'saved.py', tmp_path, data_root=other)
+        assert cfg.train_dataloader.dataset.data_root == other and cfg.image_size == 32
+        write_images(Path(other), ['yak'])
+        with pytest.raises(ValueError, match="classes: the config is for 'cat', 'dog', 'emu', but"
+                           " '.*other' has 'cat', 'dog', 'emu', 'yak'. Set classes=None"):
+            prepare(tmp_path / 'saved.py', tmp_path, data_root=other)
+
+    def test_other_configs_stay(self, tmp_path):
+        cfg = Config.fromfile(ROOT / 'configs' / 'autoprog' / 'deit-t_in1k.py')
+        before = cfg.to_dict()
+        assert fill_custom_config(cfg, {}) == '' and cfg.to_dict() == before
+
+
+MISTAKES = {
+    'no folder': (dict(data_root=None), r'^data_root is not set\. .*--cfg-options data_root='),
+    'number': (dict(data_root=2024), r'^data_root must be the path .* 2024\. Write .* \./2024'),
+    'list': (dict(data_root=['a', 'b']), r"^data_root must be the path .* \['a', 'b'\]"),
+    'batch': (dict(train_dataloader__batch_size=28),
+              '^train_dataloader.batch_size is 28, but there are only 27 images'),
+    'classes': (dict(model__head__num_classes=1000),
+                '^model.head.num_classes is 1000, but there are 3 classes'),
+    'two sizes': (dict(image_size=64, model__backbone__img_size=32),
+                  r'^image_size \(64\) and model.backbone.img_size \(32\) differ'),
+    'size': (dict(image_size='large'), "^image_size must be a positive int, but got 'large'"),
+    'patch': (dict(patch_size=0), '^patch_size must be a positive int, but got 0'),
+}
+
+
+@pytest.mark.parametrize('name', MISTAKES)
+def test_mistakes_in_settings(folder, tmp_path, name):
+    options, message = MISTAKES[name]
+    with pytest.raises(ValueError, match=message):
+        prepare(CONFIG, tmp_path, **dict(dict(data_root=folder), **options))
+
+
+class TestMistakesInTheFolder:
+
+    def test_one_class(self, tmp_path):
+        write_images(tmp_path / 'a', ['pictures/cat', 'pictures/dog'])
+        with pytest.raises(ValueError, match="one class only, 'pictures', .* If the classes are "
+                           'the folders in there, set data_root=.*a/pictures'):
+            prepare(CONFIG, tmp_path, data_root=str(tmp_path / 'a'))
+        write_images(tmp_path / 'b', ['cat'])
+        with pytest.raises(ValueError, match="only, 'cat', so there is nothing to tell apart.$"):
+            prepare(CONFIG, tmp_path, data_root=str(tmp_path / 'b'))
+
+    @pytest.mark.parametrize('here, there', [('train', 'val'), ('val', 'train')])
+    def test_classes_differ(self, tmp_path, here, there):
+        root = write_images(tmp_path / 'a', [f'{s}/{c}' for s in ('train', 'val') for c in 'xy'])
+        write_images(tmp_path / 'a', [f'{here}/z'])
+        with pytest.raises(ValueError, match=f"'z' is in '.*{here}', but not in '.*{there}'"):
+            prepare(CONFIG, tmp_path, data_root=root)
+
+    def test_images_that_cannot_be_read(self, folder, tmp_path):
+        val = prepare(CONFIG, tmp_path, data_root=folder).val_dataloader.dataset
+        held_out = [Path(folder, name, f'{i}.png') for name in val.classes for i in range(10)]
+        for path in held_out:
+            path.write_bytes(path.read_bytes()[:20])
+        with pytest.raises(ValueError, match='3 of the images to validate or test with cannot be '
+                           "read: '.*png'"):
+            prepare(CONFIG, tmp_path, data_root=folder)
+        cfg = Config.fromfile(CONFIG)
+        cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
+        with pytest.raises(ValueError, match='none of 27 images can be read, such as'):
+            prepare(cfg, tmp_path, data_root=folder)
+
+
+def test_from_a_folder_to_a_picture(jpeg_root, tmp_path, monkeypatch, capsys):
+    """Train, test and infer; the folder is all that is given."""
+    from mmpretrain import ImageClassificationInferencer
+    folder = tmp_path / 'pictures'
+    folder.mkdir()
+    for i in range(4):
+        (folder / f'class_{i}').symlink_to(jpeg_root / 'train' / f'class_{i}')
+    cfg = prepare(
+        CONFIG, tmp_path / 'run', data_root=str(folder), image_size=32, patch_size=8,
+        train_cfg__max_epochs=4, train_dataloader__dataset__indices=16,
+        custom_hooks__0__search=dict(type='OneShotSearch', epochs=1, eval_batches=1, evals=(1, 1),
+                                     cost='flops'),
+        train_dataloader__num_workers=0, val_dataloader__num_workers=0)
+    runner = run(cfg)
+    assert runner.iter == 8
+    assert runner.model.backbone.awake_subnet.resolution == 32
+    best = runner.message_hub.get_scalar('val/accuracy/top1').current()
+
+    # The config of the repository, too, takes sizes and classes from the checkpoint.
+    checkpoint = tmp_path / 'run' / 'epoch_4.pth'
+    saved, = (tmp_path / 'run').glob('*.py')
+    tool = load_tool(ROOT / 'tools' / 'test.py')
+    for config in (CONFIG, saved):
+        out = tmp_path / f'{config.parent.name}.json'
+        monkeypatch.setattr('sys.argv', [
+            'test.py', str(config), str(checkpoint), '--work-dir', str(tmp_path / 'test'),
+            '--out', str(out), '--out-item', 'metrics', '--cfg-options', f'data_root={folder}',
+            'test_dataloader.num_workers=0'])
+        capsys.readouterr()
+        tool.main()
+        assert f'{{"accuracy/top1": {best}}}' == out.read_text()
+        assert '32 pixels, in patches of 8' in capsys.readouterr().out
+
+    inferencer = ImageClassificationInferencer(str(saved), pretrained=str(checkpoint))
+    result = inferencer(str(jpeg_root / 'val' / 'class_2' / '0.jpg'))[0]
+    assert result['pred_class'] == f'class_{result["pred_label"]}'
+    assert result['pred_scores'].shape == (4, )
