@@ -20,13 +20,14 @@ STAGES = [(0, 2, 2, 16), (2, 4, 3, 24), (4, 6, 3, 24), (6, 8, 4, 32)]
 STEPS = 6  # of an epoch
 
 
-def micro_config(data_root, work_dir, search=None, **options) -> Config:
+def micro_config(data_root, work_dir, search=None, workers=0, **options) -> Config:
     """Eight epochs of a 4-layer ViT on 48 JPEG files.
 
     Args:
         data_root (Path): From the fixture ``jpeg_root``.
         work_dir (Path): Work directory.
         search (dict | None): Search of the hook.
+        workers (int): Worker processes of each loader, for tests that are about them.
         **options: Set in the config, '__' in a key standing for a dot.
     """
     pipeline = [
@@ -46,8 +47,8 @@ def micro_config(data_root, work_dir, search=None, **options) -> Config:
     def loader(split, pipeline, shuffle):
         return dict(
             batch_size=8,
-            num_workers=2,
-            persistent_workers=True,
+            num_workers=workers,
+            persistent_workers=workers > 0,
             collate_fn=dict(type='default_collate'),
             dataset=dict(
                 type='ImageNet', data_root=str(data_root), split=split, pipeline=pipeline),

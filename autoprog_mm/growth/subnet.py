@@ -23,3 +23,6 @@ class Subnet:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise UserError(
                     f'Subnet.{name} must be a positive int, but got {value!r}.')
+
+    def __str__(self) -> str:
+        return f'{self.depth}x{self.resolution}'
