@@ -5,10 +5,12 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
+import torch
 from mmcv.transforms import LoadImageFromFile
+from mmengine.dist import get_dist_info
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
-from ..utils import derive_seed, seed_sample
+from ..utils import Randomness, seed_sample
 from ..utils.errors import UserError
 from .transforms import ProgressiveDecodeCrop
 
@@ -60,7 +62,7 @@ class SeededDataset(Dataset):
                 if path is None or len(bad) == _MAX_REPLACEMENTS:
                     raise
                 bad.append([path, f'{type(error).__name__}: {" ".join(str(error).split())}'])
-            seed = derive_seed(item.seed, 'replacement', len(bad))
+            seed = Randomness.replacement(item.seed, len(bad))
             index = seed % len(self.dataset)
         if bad:
             sample['data_samples'].set_metainfo({BAD_IMAGES: bad})
@@ -117,8 +119,7 @@ class SeededSampler(Sampler):
 
     def __init__(self, sampler: Sampler, seed: int, rank: int) -> None:
         self.sampler = sampler
-        self.seed = seed
-        self.rank = rank
+        self.random = Randomness(seed, rank)
         self.epoch = 0
         self.skipped = 0  # samples at the beginning of the epoch that are not drawn
         self._draw: Optional[Tuple[Sequence[int], tuple]] = None
@@ -152,7 +153,7 @@ class SeededSampler(Sampler):
         indices, keys = self._draw or (self.sampler, ('epoch', self.epoch))
         begin = 0 if self._draw else self.skipped
         for place, index in islice(enumerate(indices), begin, None):
-            yield SeededIndex(index, derive_seed(self.seed, *keys, self.rank, place))
+            yield SeededIndex(index, self.random.sample(place, *keys))
 
     def __len__(self) -> int:
         return len(self.sampler if self._draw is None else self._draw[0])
@@ -277,3 +278,24 @@ def draw_batches(loader: DataLoader, sampler: SeededSampler, indices: Sequence[i
     """
     with sampler.drawing(indices, *keys):
         yield from loader
+
+
+def fixed_batches(loader: DataLoader, sampler: SeededSampler, stage: int,
+                  num_batches: int) -> Iterator[dict]:
+    """This rank's training batches that are a function of seed and stage.
+
+    Args:
+        loader (DataLoader): From :func:`seeded_dataloader`.
+        sampler (SeededSampler): Its sampler.
+        stage (int): The stage.
+        num_batches (int): How many; at most those of an epoch.
+
+    Yields:
+        dict: A batch.
+    """
+    rank, world_size = get_dist_info()
+    generator = torch.Generator().manual_seed(sampler.random.scoring(stage))
+    order = torch.randperm(len(loader.dataset), generator=generator).tolist()
+    num_samples = batch_size_of(loader) * min(num_batches, len(loader))
+    return draw_batches(
+        loader, sampler, order[rank::world_size][:num_samples], 'scoring', stage)

@@ -1,7 +1,9 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 from .hooks import (
     AutoProgHook,
+    CompileHook,
     LateRuntimeInfoHook,
+    MicroBatchHook,
     MoGrowEMAHook,
     RunGuardHook,
     SafeCheckpointHook,
@@ -12,8 +14,7 @@ from .optimizers import AmpMoGrowOptimWrapper, MoGrowOptimWrapper
 from .wrappers import ElasticDistributedDataParallel
 
 __all__ = [
-    'AmpMoGrowOptimWrapper', 'AutoProgHook', 'AutoProgLogProcessor',
-    'ElasticDistributedDataParallel', 'LateRuntimeInfoHook', 'MoGrowEMAHook',
-    'MoGrowOptimWrapper', 'ResumableTrainLoop',
-    'RunGuardHook', 'SafeCheckpointHook'
+    'AmpMoGrowOptimWrapper', 'AutoProgHook', 'AutoProgLogProcessor', 'CompileHook',
+    'ElasticDistributedDataParallel', 'LateRuntimeInfoHook', 'MicroBatchHook', 'MoGrowEMAHook',
+    'MoGrowOptimWrapper', 'ResumableTrainLoop', 'RunGuardHook', 'SafeCheckpointHook'
 ]

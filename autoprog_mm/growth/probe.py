@@ -8,7 +8,7 @@ from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from mmengine.dist import all_reduce
+from mmengine.dist import all_reduce, broadcast_object_list
 
 from ..utils import resize_batch
 from .subnet import Subnet
@@ -86,9 +86,33 @@ def probe_steps(model: nn.Module, optim_wrapper, subnets: Sequence[Subnet], batc
     images = torch.zeros(batch_size, channels, size, size, dtype=parameter.dtype,
                          device=parameter.device)
     labels = torch.zeros(batch_size, dtype=torch.int64, device=parameter.device)
-    with _all_awake(model.backbone), model.backbone.not_compiled():
+    with all_awake(model.backbone), model.backbone.not_compiled():
         seconds = time_steps(model, optim_wrapper, subnets, images, labels, rounds)
     return dict(zip(subnets, seconds))
+
+
+def time_candidates(model: nn.Module, optim_wrapper, candidates: Sequence[Subnet],
+                    batch: Tuple[torch.Tensor, torch.Tensor], rounds: int) -> List[float]:
+    """Seconds of a forward and backward pass of each candidate, on rank 0.
+
+    All ranks time, since a model may synchronise in its forward pass; rank 0's
+    times are the ones that count. A collective call.
+
+    Args:
+        model (Module): The classifier, without a model wrapper.
+        optim_wrapper (OptimWrapper): For its autocast context.
+        candidates (Sequence[Subnet]): No deeper than what is awake.
+        batch (tuple): Images as they come from the loader, and classes.
+        rounds (int): See :func:`time_steps`.
+
+    Returns:
+        list[float]: The same on all ranks.
+    """
+    images, labels = batch
+    data = model.data_preprocessor(dict(inputs=images), training=False)['inputs']
+    result = [time_steps(model, optim_wrapper, candidates, data, labels.to(data.device), rounds)]
+    broadcast_object_list(result)
+    return result[0]
 
 
 def mean_losses(model: nn.Module, optim_wrapper, batches: Sequence[Tuple[torch.Tensor,
@@ -174,7 +198,7 @@ def _cloned_buffers(model: nn.Module) -> Dict[str, torch.Tensor]:
 
 
 @contextmanager
-def _all_awake(backbone) -> Iterator[None]:
+def all_awake(backbone) -> Iterator[None]:
     subnet, active = backbone.awake_subnet, backbone.running_subnet
     backbone.set_subnet(backbone.full_subnet)
     try:

@@ -173,3 +173,34 @@ def choose(times: Sequence[float],
     least = min(score.values())
     ties = [i for i in finite if score[i] - least <= _TIE]
     return min(ties, key=lambda i: times[i]), w
+
+
+def candidate_rows(candidates: Sequence[Subnet], times: Optional[Sequence[float]],
+                   flops: Sequence[float], histories: Sequence[Sequence[float]],
+                   losses: Sequence[float], w: float, chosen: int) -> List[dict]:
+    """The candidates of a search as the record has them.
+
+    Args:
+        candidates (Sequence[Subnet]): The candidates.
+        times (Sequence[float] | None): Seconds of a step of each; None if the
+            search went by multiply-adds.
+        flops (Sequence[float]): Multiply-adds of each.
+        histories (Sequence[Sequence[float]]): All evaluations of each.
+        losses (Sequence[float]): The loss that counts of each.
+        w (float): Exponent of the trend.
+        chosen (int): Index of the choice.
+
+    Returns:
+        list[dict]: One a candidate.
+    """
+    return [
+        dict(
+            depth=candidate.depth,
+            resolution=candidate.resolution,
+            time=None if times is None else times[i],
+            flops=flops[i],
+            losses=list(histories[i]),
+            loss=losses[i],
+            score=losses[i] * (flops if times is None else times)[i]**w,
+            chosen=i == chosen) for i, candidate in enumerate(candidates)
+    ]

@@ -6,11 +6,11 @@ import torch.nn as nn
 from mmengine.dist import broadcast_object_list, get_rank
 from mmpretrain.registry import TASK_UTILS
 
-from ..planning.forecast import FORWARD_SHARE, SearchWork
-from ..utils import derive_seed
+from ..utils.checks import check_int, check_number
 from ..utils.errors import UserError
-from .probe import labelled_batches, mean_losses, time_steps
-from .scoring import SearchBounds, choose, evaluation_steps
+from .probe import labelled_batches, mean_losses, time_candidates
+from .schedule import Stage
+from .scoring import SearchBounds, candidate_rows, choose, evaluation_steps
 from .subnet import Subnet
 
 COSTS = ('time', 'flops')
@@ -74,21 +74,16 @@ class OneShotSearch:
             raise UserError(
                 f'search.evals must be two ints, evaluations in the first and in each later '
                 f'epoch, but got {evals!r}.')
-        for name, value in (('epochs', epochs), ('eval_batches', eval_batches),
-                            ('evals[0]', evals[0]), ('evals[1]', evals[1])):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UserError(f'search.{name} must be an int of at least 1, but got {value!r}.')
+        check_int('search.epochs', epochs)
+        check_int('search.eval_batches', eval_batches)
+        check_int('search.evals[0]', evals[0])
+        check_int('search.evals[1]', evals[1])
+        check_int('search.max_lag', max_lag, least=0, optional=True)
+        check_int('search.first_stage', first_stage, least=0)
+        check_number('search.min_w', min_w, high=1.)
         for name, value, known in (('cost', cost, COSTS), ('reduction', reduction, REDUCTIONS)):
             if value not in known:
                 raise UserError(f'search.{name} must be one of {known}, but got {value!r}.')
-        for name, value, other in (('max_lag', max_lag, ' or None'),
-                                   ('first_stage', first_stage, '')):
-            if not (other and value is None) and (
-                    isinstance(value, bool) or not isinstance(value, int) or value < 0):
-                raise UserError(
-                    f'search.{name} must be an int of at least 0{other}, but got {value!r}.')
-        if isinstance(min_w, bool) or not isinstance(min_w, (int, float)) or not 0 <= min_w <= 1:
-            raise UserError(f'search.min_w must be a number in [0, 1], but got {min_w!r}.')
         self.epochs = epochs
         self.bounds = SearchBounds(first_stage, max_lag)
         self.min_w = min_w
@@ -98,25 +93,112 @@ class OneShotSearch:
         self.cost = cost
         # The exponent of the last search; it stands where the next one can't fit one.
         self.w = 0.
+        self.searching = False
         self.candidates: List[Subnet] = []
         self.losses: List[List[float]] = []
+        self.record: Optional[dict] = None  # of the last decision
         self._batches: List[Tuple[torch.Tensor, torch.Tensor]] = []  # on the host, as loaded
+        self._due: List[int] = []  # after how many steps of the epoch to score
 
-    def start(self, candidates: Sequence[Subnet]) -> None:
+    def check_stages(self, stages: Sequence[Stage]) -> None:
+        """Raise a UserError unless a schedule has room for the searches.
+
+        Args:
+            stages (Sequence[Stage]): The schedule.
+        """
+        first = self.bounds.first_stage
+        if first >= len(stages) - 1:
+            raise UserError(
+                f'search.first_stage ({first}) must be below {len(stages) - 1}: stages count '
+                f'from 0, and the last of the {len(stages)} has nothing to search. Lower it, or '
+                'set search=None.')
+        for stage in stages[first:-1]:
+            length = stage.end_epoch - stage.begin_epoch
+            if self.epochs > length:
+                raise UserError(
+                    f'search.epochs ({self.epochs}) must not exceed the length of a stage, but '
+                    f'stage {stage.index} has {length} epochs. Lower it, or num_stages, or raise '
+                    'max_epochs.')
+
+    # ----------------------------------------------------------------- course
+
+    def begin(self, candidates: Sequence[Subnet]) -> None:
         """Begin the search of a stage.
 
         Args:
             candidates (Sequence[Subnet]): At least two.
         """
+        self.searching = True
         self.candidates = list(candidates)
         self.losses = [[] for _ in candidates]
         self._batches = []
+
+    def begin_epoch(self, model: nn.Module, optim_wrapper, epoch: int, num_steps: int,
+                    draw: Callable[[int], Iterable[dict]]) -> None:
+        """Begin an epoch of supernet training.
+
+        Args:
+            model (Module): The classifier, without a model wrapper.
+            optim_wrapper (MoGrowOptimWrapper): Owner of the momentum copies.
+            epoch (int): Epoch of the search, from 0.
+            num_steps (int): Training steps of an epoch.
+            draw (Callable): Gives as many scoring batches as it is told.
+        """
+        self.hold_batches(draw)
+        if not self.losses[0]:
+            self.evaluate(model, optim_wrapper)
+        self._due = evaluation_steps(num_steps, self.evals[min(epoch, 1)])
+
+    def before_step(self, model: nn.Module, seed: int) -> None:
+        """Have a step train one candidate.
+
+        Args:
+            model (Module): The classifier, without a model wrapper.
+            seed (int): What the candidate is drawn with; the same on all ranks.
+        """
+        candidate = self.candidates[seed % len(self.candidates)]
+        model.backbone.activate(candidate)
+        model.data_preprocessor.resolution = candidate.resolution
+
+    def after_step(self, model: nn.Module, optim_wrapper, steps: int) -> None:
+        """Score the candidates when it is time.
+
+        Args:
+            model (Module): See :meth:`begin_epoch`.
+            optim_wrapper (MoGrowOptimWrapper): See :meth:`begin_epoch`.
+            steps (int): Steps of the epoch that are done.
+        """
+        if steps in self._due:
+            self.evaluate(model, optim_wrapper)
+
+    def end_epoch(self, model: nn.Module, optim_wrapper, epoch: int) -> Optional[Subnet]:
+        """End an epoch of supernet training; the last one ends with a decision.
+
+        Args:
+            model (Module): See :meth:`begin_epoch`.
+            optim_wrapper (MoGrowOptimWrapper): See :meth:`begin_epoch`.
+            epoch (int): Epoch of the search, from 0.
+
+        Returns:
+            Subnet | None: The choice, of which :attr:`record` tells more; None
+            while the search goes on.
+        """
+        model.backbone.activate(None)
+        model.data_preprocessor.resolution = None
+        if epoch + 1 < self.epochs:
+            return None
+        self.searching = False
+        choice, self.record = self.decide(model, optim_wrapper)
+        return choice
+
+    # ------------------------------------------------------------- checkpoints
 
     def state_dict(self) -> dict:
         """dict: All that a resumed search needs, in plain types."""
         return dict(
             settings=self._settings(),
             w=self.w,
+            searching=self.searching,
             candidates=[[c.depth, c.resolution] for c in self.candidates],
             losses=[list(losses) for losses in self.losses])
 
@@ -133,7 +215,8 @@ class OneShotSearch:
             raise UserError(
                 f'The checkpoint was made with search={state["settings"]}, but it now is '
                 f'{self._settings()}; set the same to resume.')
-        self.start([Subnet(*c) for c in state['candidates']])
+        self.begin([Subnet(*c) for c in state['candidates']])
+        self.searching = state['searching']
         self.losses = [list(losses) for losses in state['losses']]
         self.w = state['w']
 
@@ -143,55 +226,32 @@ class OneShotSearch:
             eval_batches=self.eval_batches,
             evals=list(self.evals),
             cost=self.cost,
-            # Checkpoints of before there were these have none.
-            **{name: value for name, value, default in (
-                ('max_lag', self.bounds.max_lag, None),
-                ('first_stage', self.bounds.first_stage, 0),
-                ('reduction', self.reduction, 'mean'),
-                ('min_w', self.min_w, 0.)) if value != default})
-
-    def draw(self, seed: int, step: int) -> Subnet:
-        """The candidate that step ``step`` trains, the same on all ranks."""
-        return self.candidates[derive_seed(seed, 'subnet', step) % len(self.candidates)]
-
-    def evaluation_steps(self, epoch: int, num_steps: int) -> List[int]:
-        """After which steps of the search's epoch ``epoch`` to evaluate."""
-        return evaluation_steps(num_steps, self.evals[0] if epoch == 0 else self.evals[1])
-
-    def work(self, steps_per_epoch: int, step: Callable[[Subnet], float]) -> SearchWork:
-        """What a search does besides training, for a forecast.
-
-        Args:
-            steps_per_epoch (int): Training steps of an epoch.
-            step (Callable): Seconds of a training step, of its subnet.
-        """
-        batches = min(self.eval_batches, steps_per_epoch)
-        turns = (1 + _TIMED_STEPS) if self.cost == 'time' else 0
-        return SearchWork(
-            self.epochs, self.evals,
-            score=lambda some: batches * FORWARD_SHARE * sum(map(step, some)),
-            measure=lambda some: turns * sum(map(step, some)),
-            bounds=self.bounds)
+            max_lag=self.bounds.max_lag,
+            first_stage=self.bounds.first_stage,
+            reduction=self.reduction,
+            min_w=self.min_w)
 
     # ------------------------------------------------------------- evaluation
 
-    def hold_batches(self, batches: Iterable[dict]) -> None:
-        """Keep the batches to score on, as they come from the loader.
+    def hold_batches(self, draw: Callable[[int], Iterable[dict]]) -> None:
+        """Draw the batches to score on, unless they are held already.
 
         Args:
-            batches (Iterable[dict]): Collated training batches: ``inputs`` of
-                shape (B, C, H, W) or a list of (C, H, W), and ``data_samples``
-                with one ``gt_label`` each.
+            draw (Callable): Gives as many collated training batches as it is
+                told: ``inputs`` of shape (B, C, H, W) or a list of (C, H, W),
+                and ``data_samples`` with one ``gt_label`` each.
 
         Raises:
             ValueError: If an image has several labels, or none.
         """
-        held = labelled_batches(batches)
+        if self._batches:
+            return
+        held = labelled_batches(draw(self.eval_batches))
         if held is None:
             raise UserError(
                 'OneShotSearch scores candidates by cross-entropy and needs one label an image; '
                 'with several, or none, use search=None.')
-        self._batches += held
+        self._batches = held
 
     @property
     def batches(self) -> List[Tuple[torch.Tensor, torch.Tensor]]:
@@ -210,46 +270,26 @@ class OneShotSearch:
         for history, loss in zip(self.losses, losses):
             history.append(loss)
 
-    def measure(self, model: nn.Module, optim_wrapper) -> List[float]:
-        """The cost of each candidate: seconds of rank 0, or multiply-adds.
-
-        All ranks measure, since a model may synchronise in its forward pass;
-        rank 0's times are the ones that count.
-
-        Args:
-            model (nn.Module): The classifier, without a model wrapper.
-            optim_wrapper (MoGrowOptimWrapper): For its autocast context.
-
-        Returns:
-            list[float]: The same on all ranks.
-        """
-        if self.cost == 'flops':
-            return [model.backbone.flops(candidate) for candidate in self.candidates]
-        images, labels = self._batches[0]
-        data = model.data_preprocessor(dict(inputs=images), training=False)['inputs']
-        labels = labels.to(data.device)
-        result = [time_steps(model, optim_wrapper, self.candidates, data, labels, _TIMED_STEPS)]
-        broadcast_object_list(result)
-        return result[0]
-
     def decide(self, model: nn.Module, optim_wrapper) -> Tuple[Subnet, dict]:
         """Choose, the same on all ranks.
 
         Args:
-            model (nn.Module): The classifier, without a model wrapper.
-            optim_wrapper (MoGrowOptimWrapper): See :meth:`measure`.
+            model (Module): The classifier, without a model wrapper.
+            optim_wrapper (MoGrowOptimWrapper): For its autocast context.
 
         Returns:
             tuple[Subnet, dict]: The choice and the search's part of the record.
 
         Raises:
-            ValueError: If no candidate has a finite loss.
+            UserError: If no candidate has a finite loss.
             RuntimeError: If ranks disagree.
         """
-        costs = self.measure(model, optim_wrapper)
+        flops = [model.backbone.flops(candidate) for candidate in self.candidates]
+        times = None if self.cost == 'flops' else time_candidates(
+            model, optim_wrapper, self.candidates, self._batches[0], _TIMED_STEPS)
         losses = [history[-1] if self.reduction == 'last' else sum(history) / len(history)
                   for history in self.losses]
-        index, self.w = choose(costs, losses, self.w, self.min_w)
+        index, self.w = choose(times or flops, losses, self.w, self.min_w)
         decision = [(index, self.w)]
         broadcast_object_list(decision)
         if decision[0] != (index, self.w):
@@ -257,19 +297,6 @@ class OneShotSearch:
                 f'Rank {get_rank()} chose {self.candidates[index]} with w={self.w}, rank 0 '
                 f'{self.candidates[decision[0][0]]} with w={decision[0][1]}: the ranks do not '
                 'see the same losses.')
-        record = dict(
-            epochs=self.epochs,
-            w=self.w,
-            candidates=[
-                dict(
-                    depth=c.depth,
-                    resolution=c.resolution,
-                    time=costs[i] if self.cost == 'time' else None,
-                    flops=model.backbone.flops(c),
-                    losses=list(self.losses[i]),
-                    loss=losses[i],
-                    score=losses[i] * costs[i]**self.w,
-                    chosen=i == index) for i, c in enumerate(self.candidates)
-            ])
         self._batches = []
-        return self.candidates[index], record
+        rows = candidate_rows(self.candidates, times, flops, self.losses, losses, self.w, index)
+        return self.candidates[index], dict(epochs=self.epochs, w=self.w, candidates=rows)

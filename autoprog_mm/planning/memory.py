@@ -6,13 +6,14 @@ import torch
 import torch.nn as nn
 
 from ..growth.subnet import Subnet
+from ..utils import undisturbed
 
 
 def saved_bytes(model: nn.Module, subnet: Subnet, batch_size: int = 1) -> int:
     """Bytes that a forward pass keeps for the backward pass.
 
     They are counted in a forward pass in the weights' type, or as autocast has
-    it, without the parameters. It disturbs no buffers.
+    it, without the parameters. It disturbs no buffers and no random generators.
 
     Args:
         model (Module): A classifier with an elastic backbone.
@@ -39,7 +40,7 @@ def saved_bytes(model: nn.Module, subnet: Subnet, batch_size: int = 1) -> int:
     training = [(module, module.training) for module in model.modules()]
     model.train()
     try:
-        with model.backbone.activated(subnet), \
+        with undisturbed(), model.backbone.activated(subnet), \
                 torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             # Held until all is counted, so that no storage takes another's place.
             scores = torch.func.functional_call(model, buffers, (images, ))

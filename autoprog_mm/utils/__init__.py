@@ -2,8 +2,9 @@
 from .errors import UserError
 from .files import write_atomically
 from .images import resize_batch
-from .randomness import derive_seed, seed_sample, seed_step
+from .randomness import Randomness, derive_seed, seed_sample, seed_step, undisturbed
 
 __all__ = [
-    'UserError', 'derive_seed', 'resize_batch', 'seed_sample', 'seed_step', 'write_atomically'
+    'Randomness', 'UserError', 'derive_seed', 'resize_batch', 'seed_sample', 'seed_step',
+    'undisturbed', 'write_atomically'
 ]

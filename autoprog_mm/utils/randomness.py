@@ -8,6 +8,8 @@ had never stopped.
 """
 import hashlib
 import random
+from contextlib import contextmanager
+from typing import Iterator
 
 import numpy as np
 import torch
@@ -25,6 +27,49 @@ def derive_seed(*keys) -> int:
     """
     digest = hashlib.blake2b(repr(keys).encode(), digest_size=8).digest()
     return int.from_bytes(digest, 'little') >> 1
+
+
+class Randomness:
+    """The table of a run's seeds, by what they are for.
+
+    Args:
+        seed (int): The run's seed.
+        rank (int): This process's rank. Defaults to 0.
+    """
+
+    def __init__(self, seed: int, rank: int = 0) -> None:
+        self.seed = seed
+        self.rank = rank
+
+    def step(self, step: int) -> int:
+        """Mixing, drop path and dropout of a training step; each rank has its own."""
+        return derive_seed(self.seed, 'step', step, self.rank)
+
+    def subnet(self, step: int) -> int:
+        """The candidate that a search trains in a step; the same on all ranks."""
+        return derive_seed(self.seed, 'subnet', step)
+
+    def growth(self, stage: int) -> int:
+        """Fresh weights of a growth; the same on all ranks."""
+        return derive_seed(self.seed, 'growth', stage)
+
+    def scoring(self, stage: int) -> int:
+        """The training images that a stage is scored on; the same on all ranks."""
+        return derive_seed(self.seed, 'scoring', stage)
+
+    def sample(self, place: int, *draw) -> int:
+        """Transforms of a sample, by its place in what this rank draws.
+
+        Args:
+            place (int): Place of the sample, from 0.
+            *draw (int | str): What is drawn, such as ``'epoch', 3``.
+        """
+        return derive_seed(self.seed, *draw, self.rank, place)
+
+    @staticmethod
+    def replacement(sample_seed: int, attempt: int) -> int:
+        """The sample in place of one that cannot be read."""
+        return derive_seed(sample_seed, 'replacement', attempt)
 
 
 def seed_sample(seed: int) -> None:
@@ -49,3 +94,13 @@ def seed_step(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Context after which all generators go on as if nothing had been drawn in it."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        yield
+    random.setstate(states[0])
+    np.random.set_state(states[1])

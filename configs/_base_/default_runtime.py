@@ -5,6 +5,8 @@ custom_imports = dict(imports=['autoprog_mm'], allow_failed_imports=False)
 default_hooks = dict(
     # Logs losses without stopping the GPU to read them.
     runtime_info=dict(type='LateRuntimeInfoHook'),
+    # `compile=True` compiles the backbone; float32_matmul_precision, below.
+    compile=dict(type='CompileHook'),
     # The last two checkpoints and the best one are kept.
     checkpoint=dict(_delete_=True, type='SafeCheckpointHook', interval=1),
     # Signals, images that cannot be read, losses that are not finite.

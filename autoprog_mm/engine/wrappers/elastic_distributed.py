@@ -34,7 +34,19 @@ class ElasticDistributedDataParallel(nn.Module):
                     f'{type(self).__name__} sets it to what each stage needs.')
         self.module = module
         self._options = {'broadcast_buffers': False, **kwargs}
+        self._built_for: Any = None
         self.rebuild()
+
+    def follow(self, awake_slots: tuple, searching: bool) -> None:
+        """Rebuild the reducer if what is awake, or a search, has changed.
+
+        Args:
+            awake_slots (tuple): Awake slots of the backbone.
+            searching (bool): Whether steps use only a part of them.
+        """
+        if self._built_for != (awake_slots, searching):
+            self.rebuild(find_unused_parameters=searching)
+            self._built_for = awake_slots, searching
 
     def rebuild(self, find_unused_parameters: bool = False) -> None:
         """Make a new reducer for what is awake now.

@@ -1,0 +1,134 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+"""The state of a run of stages in a checkpoint: out, in, and what must match."""
+import logging
+from dataclasses import astuple
+from typing import List, Optional, Sequence
+
+import torch.nn as nn
+from mmengine.logging import print_log
+
+from ..growth.schedule import Stage
+from ..growth.search import OneShotSearch
+from ..growth.subnet import Subnet
+from ..models.elastic import ElasticBackbone
+from ..utils.errors import UserError
+from ..utils.modules import unwrap
+from .checkpoint import differing_parameters
+
+KEY = 'autoprog'
+# Version of the hook's checkpoint state.
+SCHEMA = 3
+
+
+def schedule_rows(stages: Sequence[Stage]) -> List[List[int]]:
+    """Begin epoch, end epoch, depth and resolution of each stage."""
+    return [[s.begin_epoch, s.end_epoch, *astuple(s.subnet)] for s in stages]
+
+
+def pack_state(backbone: ElasticBackbone, stages: Sequence[Stage], steps_per_epoch: int,
+               search: Optional[OneShotSearch], choice: Optional[Subnet], **position) -> dict:
+    """What a checkpoint keeps of a run of stages, in plain types.
+
+    Args:
+        backbone (ElasticBackbone): The run's backbone.
+        stages (Sequence[Stage]): Its schedule.
+        steps_per_epoch (int): Training steps of an epoch.
+        search (OneShotSearch | None): Its search.
+        choice (Subnet | None): What it has decided for the next epoch.
+        **position: What else to keep, of where the run is.
+    """
+    return dict(
+        schema=SCHEMA,
+        model=type(backbone).__name__,
+        stages=schedule_rows(stages),
+        steps_per_epoch=steps_per_epoch,
+        subnet=astuple(backbone.awake_subnet),
+        search=None if search is None else search.state_dict(),
+        choice=choice and astuple(choice),
+        **position)
+
+
+def find_state(checkpoint: dict, model: nn.Module, schedules: bool) -> dict:
+    """The state to resume from.
+
+    Args:
+        checkpoint (dict): As loaded.
+        model (Module): The model to resume, wrapped or not.
+        schedules (bool): Whether the run has parameter schedulers.
+
+    Returns:
+        dict: From :func:`pack_state`.
+
+    Raises:
+        UserError: If the checkpoint has none, or is of another model.
+    """
+    expected = ['optimizer'] + schedules * ['param_schedulers']
+    missing = [key for key in expected if key not in checkpoint]
+    if missing:
+        raise UserError(
+            f'The checkpoint to resume from has no {" and no ".join(missing)}: best '
+            'checkpoints are saved without. Resume from an epoch_*.pth, or use load_from '
+            'without resume to start from its weights.')
+    state = checkpoint.get(KEY)
+    if state is None:
+        raise UserError(
+            'The checkpoint to resume from was saved without AutoProgHook, so what was awake '
+            'is not known. Use load_from without resume to start from its weights.')
+    if state['schema'] != SCHEMA:
+        raise UserError(
+            f'The checkpoint has AutoProg state of schema {state["schema"]}; this version '
+            f'reads schema {SCHEMA}. Resume with the version that it was made with, or '
+            'use load_from without resume to start from its weights.')
+    # mmengine would only warn, and train on with what fits.
+    differing = differing_parameters(unwrap(model).state_dict(), checkpoint['state_dict'])
+    if differing is not None:
+        raise UserError(
+            f'The checkpoint is of another model, a {state["model"]}: {differing}. Resume with '
+            'the model that it was made with.')
+    return state
+
+
+def check_state(state: dict, stages: Sequence[Stage], steps_per_epoch: int,
+                search: Optional[OneShotSearch]) -> None:
+    """Raise a UserError unless a state is of a run like this one.
+
+    Args:
+        state (dict): From :func:`find_state`.
+        stages (Sequence[Stage]): This run's schedule.
+        steps_per_epoch (int): Its training steps of an epoch.
+        search (OneShotSearch | None): Its search.
+    """
+    mine = schedule_rows(stages)
+    if state['stages'] != mine:
+        raise UserError(
+            'The checkpoint was made with another schedule. Stages as [begin epoch, end '
+            f'epoch, depth, resolution]: {state["stages"]} there, {mine} here. Resume with '
+            'the same num_stages, initial_scale, max_epochs and model.')
+    if (state['search'] is None) != (search is None):
+        raise UserError(
+            f'The checkpoint was made {"without" if search else "with"} a search and '
+            f'AutoProgHook now has {"one" if search else "search=None"}; set the same.')
+    if state['steps_per_epoch'] != steps_per_epoch:
+        raise UserError(
+            f'The checkpoint was made with {state["steps_per_epoch"]} steps an epoch, but now '
+            f'there are {steps_per_epoch}. Resume with the same data, batch size and '
+            'number of processes.')
+
+
+def wake_as_saved(state: dict, model: nn.Module) -> None:
+    """Run what was awake when the weights under test were saved.
+
+    Args:
+        state (dict): From :func:`pack_state`.
+        model (Module): The model to test, wrapped or not.
+    """
+    backbone = getattr(unwrap(model), 'backbone', None)
+    if not isinstance(backbone, ElasticBackbone):
+        return
+    subnet = Subnet(*state['subnet'])
+    backbone.min_depth = state['stages'][0][2]
+    backbone.set_subnet(subnet)
+    if subnet.depth < backbone.full_subnet.depth:
+        print_log(
+            f'The checkpoint is of an unfinished run: {subnet} of {backbone.full_subnet} (depth '
+            'x pixels) was awake, and is what is tested.', logger='current', level=logging.WARNING)

@@ -1,0 +1,155 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+"""The parts of a run that grows, found and checked once."""
+from dataclasses import dataclass
+from typing import List, Mapping, Optional
+
+import torch.nn as nn
+from mmengine.hooks import EMAHook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.runner import EpochBasedTrainLoop
+from mmpretrain.registry import HOOKS
+
+from ..datasets.pipelines import ProgressivePipelines
+from ..growth.schedule import Stage, build_schedule
+from ..models.data_preprocessor import ElasticDataPreprocessor
+from ..models.elastic import ElasticBackbone
+from ..utils.errors import UserError
+from ..utils.modules import unwrap
+from .optimizers import MoGrowMixin
+from .wrappers import ElasticDistributedDataParallel
+
+
+@dataclass(frozen=True)
+class RunParts:
+    """What grows, what feeds it, and what updates it.
+
+    Args:
+        model (Module): The classifier, without a model wrapper.
+        wrapper (ElasticDistributedDataParallel | None): Its model wrapper.
+        backbone (ElasticBackbone): The model's backbone.
+        optim_wrapper (MoGrowMixin): The optimizer wrapper.
+        pipelines (ProgressivePipelines): All training pipelines.
+    """
+
+    model: nn.Module
+    wrapper: Optional[ElasticDistributedDataParallel]
+    backbone: ElasticBackbone
+    optim_wrapper: MoGrowMixin
+    pipelines: ProgressivePipelines
+
+    @classmethod
+    def of(cls, runner, searches: bool) -> 'RunParts':
+        """Find the parts of a run, and check that they fit together.
+
+        Args:
+            runner (Runner): One that is about to train.
+            searches (bool): Whether it searches, and so resizes batches.
+
+        Raises:
+            UserError: If they don't; names the config's key and the way out.
+        """
+        if not isinstance(runner.train_loop, EpochBasedTrainLoop):
+            raise UserError(
+                'AutoProgHook needs an EpochBasedTrainLoop, but train_cfg builds '
+                f'{type(runner.train_loop).__name__}. Use train_cfg=dict(by_epoch=True, '
+                'max_epochs=...).')
+        if is_model_wrapper(runner.model) and \
+                not isinstance(runner.model, ElasticDistributedDataParallel):
+            raise UserError(
+                "Distributed training with AutoProgHook needs model_wrapper_cfg="
+                f"dict(type='mmpretrain.ElasticDistributedDataParallel'), but got "
+                f'{type(runner.model).__name__}, which cannot change what it reduces.')
+        model = unwrap(runner.model)
+        backbone = find_backbone(model)
+        if not isinstance(runner.optim_wrapper, MoGrowMixin):
+            raise UserError(
+                'AutoProgHook needs optim_wrapper.type to be MoGrowOptimWrapper or '
+                f'AmpMoGrowOptimWrapper, but got {type(runner.optim_wrapper).__name__}, which '
+                'cannot grow.')
+        pipelines = ProgressivePipelines(
+            runner.train_dataloader.dataset, backbone.full_subnet.resolution)
+        if searches and not isinstance(model.data_preprocessor, ElasticDataPreprocessor):
+            raise UserError(
+                "A search resizes batches and needs data_preprocessor.type to be "
+                f"'ElasticDataPreprocessor', but got "
+                f'{type(model.data_preprocessor).__name__}. Set it, or search=None.')
+        _check_accumulation(runner)
+        _check_hooks(runner)
+        wrapper = runner.model if is_model_wrapper(runner.model) else None
+        return cls(model, wrapper, backbone, runner.optim_wrapper, pipelines)
+
+    def build_schedule(self, max_epochs: int, num_stages: int, initial_scale: Mapping[str, float],
+                       regularization: Mapping[str, float],
+                       resolution_divisor: int) -> List[Stage]:
+        """The schedule of these parts, which the backbone can run.
+
+        Args:
+            max_epochs (int): Epochs of the run.
+            num_stages (int): See :class:`AutoProgHook`.
+            initial_scale (dict): See :class:`AutoProgHook`.
+            regularization (dict): See :class:`AutoProgHook`.
+            resolution_divisor (int): See :class:`AutoProgHook`.
+
+        Raises:
+            UserError: If there is none, or the backbone cannot run it.
+        """
+        backbone = self.backbone
+        if num_stages > 1:
+            self.pipelines.warn_of_stock_transforms(regularization)
+        stages = build_schedule(
+            num_stages, max_epochs, backbone.full_subnet, initial_scale,
+            regularization=regularization,
+            full_regularization=dict(
+                self.pipelines.full_strength, drop_path=backbone.drop_path_rate),
+            resolution_divisor=resolution_divisor if num_stages > 1 else backbone.resolution_step)
+        backbone.min_depth = stages[0].subnet.depth
+        for stage in stages:
+            backbone.check_subnet(stage.subnet)
+        for before, after in zip(stages, stages[1:]):
+            backbone.check_growth(before.subnet, after.subnet)
+        return stages
+
+
+def find_backbone(model: nn.Module) -> ElasticBackbone:
+    """The elastic backbone of a model.
+
+    Args:
+        model (Module): Without a model wrapper.
+
+    Raises:
+        UserError: If it has none.
+    """
+    backbone = getattr(model, 'backbone', None)
+    if not isinstance(backbone, ElasticBackbone):
+        raise UserError(
+            'AutoProgHook needs an elastic model.backbone, such as ElasticDeiT, but got '
+            f'{type(backbone).__name__}.')
+    return backbone
+
+
+def _check_hooks(runner) -> None:
+    kinds = {name: HOOKS.get(f'mmpretrain.{name}') for name in ('CompileHook', 'MoGrowEMAHook')}
+    for hook in runner.hooks:
+        if isinstance(hook, EMAHook) and not isinstance(hook, kinds['MoGrowEMAHook']):
+            raise UserError(
+                f'{type(hook).__name__} would average what sleeps, and knows nothing of '
+                'growth. Use MoGrowEMAHook in its place.')
+    if any(isinstance(hook, kinds['CompileHook']) for hook in runner.hooks):
+        return
+    for key, value in (('compile', runner.cfg.get('compile')),
+                       ('env_cfg.float32_matmul_precision',
+                        runner.cfg.get('env_cfg', {}).get('float32_matmul_precision'))):
+        if value:
+            raise UserError(
+                f"{key} ({value!r}) needs dict(type='CompileHook') in custom_hooks, beside "
+                'AutoProgHook. Add it, or leave the key out.')
+
+
+def _check_accumulation(runner) -> None:
+    every, steps = runner.optim_wrapper._accumulative_counts, len(runner.train_dataloader)
+    if steps % every:
+        print_log(
+            f'accumulative_counts ({every}) does not divide the {steps} steps of an epoch: the '
+            'gradients that an epoch ends with, before an update is due, are dropped.',
+            logger='current')
