@@ -11,7 +11,13 @@ from autoprog_mm import Subnet
 from autoprog_mm.engine.accumulation import num_parts
 from autoprog_mm.planning.memory import saved_bytes
 from tests.micro import micro_config, read_record, run, volo_options
-from tests.test_engine.test_hooks.test_resume import SEARCH
+from tests.test_engine.resuming import (
+    EVERY_STEP,
+    SEARCH,
+    assert_same_state,
+    resumed_until,
+    run_until,
+)
 
 
 @pytest.mark.parametrize('batch, most, share, parts', [
@@ -38,17 +44,23 @@ class Losses(Hook):
         self.parts.append((runner.model.backbone.awake_subnet, runner.train_loop.num_parts))
 
 
+def in_parts(cfg, most):
+    if most is not None:
+        cfg.custom_hooks.append(dict(type='MicroBatchHook', max_batch_per_step=most))
+    return cfg
+
+
 @pytest.mark.parametrize('accumulate', [1, 2])
 def test_equals_the_whole_batch(jpeg_root, tmp_path, accumulate):
     """With mixing and augmentation, through search and growth, in float64."""
     hooks = {}
     for most in (None, 3):
         hooks[most] = Losses()
-        run(micro_config(
-            jpeg_root, tmp_path / str(most), SEARCH, custom_hooks__0__max_batch_per_step=most,
-            model__backbone__drop_path_rate=0.,
-            optim_wrapper__accumulative_counts=accumulate), hooks[most])
-    assert len(hooks[None].losses) == 48
+        run(in_parts(micro_config(
+            jpeg_root, tmp_path / str(most), SEARCH, custom_hooks__0__num_stages=2,
+            train_cfg__max_epochs=4, model__backbone__drop_path_rate=0.,
+            optim_wrapper__accumulative_counts=accumulate), most), hooks[most])
+    assert len(hooks[None].losses) == 24
     # Sums in another order differ in their last bits, and AdamW's division makes more of it.
     assert hooks[3].losses[:4] == pytest.approx(hooks[None].losses[:4], abs=1e-12)
     assert hooks[3].losses == pytest.approx(hooks[None].losses, abs=1e-6)
@@ -63,9 +75,29 @@ def test_equals_the_whole_batch(jpeg_root, tmp_path, accumulate):
 
 
 def test_volo_in_parts_trains(jpeg_root, tmp_path):
-    runner = run(micro_config(
-        jpeg_root, tmp_path, SEARCH, custom_hooks__0__max_batch_per_step=4, **volo_options()))
-    assert runner.iter == 48 and runner.train_loop.num_parts == 2
+    seen = []
+
+    class Parts(Hook):
+
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            seen.append((runner.model.backbone.running_subnet, runner.train_loop.num_parts))
+
+    run(in_parts(micro_config(
+        jpeg_root, tmp_path, None, custom_hooks__0__num_stages=2, train_cfg__max_epochs=2,
+        **volo_options()), 4), Parts())
+    assert len(seen) == 12 and seen[-1] == (Subnet(6, 32), 2)
+    assert seen[0][1] == 1
+
+
+@pytest.mark.parametrize('begin', [3, 8])
+def test_resumes_exactly(jpeg_root, tmp_path, begin):
+    """Memory that is measured again after a resume draws no random number of a step."""
+    options = dict(volo_options(), custom_hooks__0__num_stages=2, train_cfg__max_epochs=2)
+    whole = in_parts(micro_config(jpeg_root, tmp_path / 'a', SEARCH, **EVERY_STEP, **options), 3)
+    run_until(whole, begin + 1)
+    resumed = in_parts(micro_config(jpeg_root, tmp_path / 'b', SEARCH, **EVERY_STEP, **options), 3)
+    resumed_until(resumed, tmp_path / 'a' / f'iter_{begin}.pth', begin + 1)
+    assert_same_state(*(tmp_path / name / f'iter_{begin + 1}.pth' for name in 'ab'))
 
 
 def deit(depth=4, size=32):
@@ -121,16 +153,3 @@ class TestSavedBytes:
         assert all(torch.equal(before[name], buffer) for name, buffer in model.named_buffers())
         assert not any(module.training for module in model.modules())
         assert model.backbone.running_subnet == Subnet(6, 32)
-
-
-@pytest.mark.parametrize('value', [0, -1, 2.5, True])
-def test_bad_limit(jpeg_root, tmp_path, value):
-    with pytest.raises(ValueError, match='max_batch_per_step of AutoProgHook must be an int'):
-        run(micro_config(jpeg_root, tmp_path, custom_hooks__0__max_batch_per_step=value))
-
-
-def test_needs_the_loop(jpeg_root, tmp_path):
-    with pytest.raises(ValueError, match="needs train_cfg.type='ResumableTrainLoop'.*EpochBased"):
-        run(micro_config(
-            jpeg_root, tmp_path, custom_hooks__0__max_batch_per_step=4,
-            train_cfg__type='EpochBasedTrainLoop'))

@@ -7,19 +7,8 @@ from mmpretrain.models.backbones import VisionTransformer
 
 from autoprog_mm import Subnet
 from autoprog_mm.engine.hooks import AutoProgHook
-from tests.micro import (
-    STAGES,
-    STEPS,
-    close,
-    differences,
-    load,
-    micro_config,
-    read_record,
-    resume,
-    run,
-)
-
-SEARCH = dict(type='OneShotSearch', epochs=1, eval_batches=2, evals=(2, 1), cost='flops')
+from tests.micro import STAGES, STEPS, close, load, micro_config, read_record, run
+from tests.test_engine.resuming import SEARCH, run_until
 
 
 class Spy(Hook):
@@ -75,8 +64,15 @@ def run_spied(cfg):
     return runner, spy
 
 
-def test_manual_schedule(jpeg_root, tmp_path):
-    runner, spy = run_spied(micro_config(jpeg_root, tmp_path))
+@pytest.fixture(scope='module')
+def manual(jpeg_root, tmp_path_factory):
+    """A run of the manual schedule, what was seen of it, and its folder."""
+    folder = tmp_path_factory.mktemp('manual')
+    return (*run_spied(micro_config(jpeg_root, folder)), folder)
+
+
+def test_manual_schedule(manual):
+    _, spy, folder = manual
     for begin, end, depth, resolution in STAGES:
         subnet = Subnet(depth, resolution)
         steps = [step for step in spy.steps if begin <= step['epoch'] < end]
@@ -93,7 +89,7 @@ def test_manual_schedule(jpeg_root, tmp_path):
     assert [epoch['drop_path'] for epoch in spy.epochs] == pytest.approx(
         [0, 0, 1 / 30, 1 / 30, 1 / 15, 1 / 15, 1 / 10, 1 / 10])
 
-    record = read_record(tmp_path)
+    record = read_record(folder)
     assert record['schema'] == 1
     assert record['model'] == 'ElasticDeiT'
     assert record['full'] == dict(depth=4, resolution=32)
@@ -196,9 +192,9 @@ def test_search_that_stays_near_the_schedule(jpeg_root, tmp_path):
                 other['score'] for other in stage['search']['candidates'])
 
 
-def test_checkpoints_are_plain_and_load_into_the_stock_model(jpeg_root, tmp_path):
-    runner, _ = run_spied(micro_config(jpeg_root, tmp_path))
-    weights = load(tmp_path / 'epoch_8.pth')['state_dict']
+def test_checkpoints_are_plain_and_load_into_the_stock_model(manual):
+    runner, _, folder = manual
+    weights = load(folder / 'epoch_8.pth')['state_dict']
     backbone = {
         key[len('backbone.'):]: value for key, value in weights.items()
         if key.startswith('backbone.')
@@ -233,215 +229,23 @@ def test_validation_uses_the_momentum_weights(jpeg_root, tmp_path):
             assert torch.equal(seen[-1], runner.optim_wrapper.momentum_weights()[name])
             assert not torch.equal(seen[-1], runner.model.head.layers.head.weight)
 
-    run(micro_config(jpeg_root, tmp_path, train_cfg__max_epochs=4), Look())
-    assert len(seen) == 4 * 2
-
-
-def two_crops(cfg):
-    pipeline = cfg.train_dataloader.dataset.pipeline
-    pipeline.insert(2, pipeline[1])
-
-
-def set_hook(**options):
-    return lambda cfg: cfg.custom_hooks[0].update(options)
-
-
-BROKEN = {
-    'scale of 0': (set_hook(initial_scale=dict(depth=0., resolution=0.5)),
-                   r'initial_scale\.depth.*\(0, 1\].*0\.0'),
-    'scale above 1': (set_hook(initial_scale=dict(depth=0.5, resolution=1.2)),
-                      r'initial_scale\.resolution.*1\.2'),
-    'scale of text': (set_hook(initial_scale=dict(depth='half')), r"initial_scale\.depth.*'half'"),
-    'unknown scale': (set_hook(initial_scale=dict(width=0.5)), r"initial_scale.*\['width'\]"),
-    'unknown regularizer': (set_hook(regularization=dict(mixup=0.5)),
-                            r"regularization.*\['mixup'\]"),
-    'negative regularizer': (set_hook(regularization=dict(drop_path=-0.1)),
-                             r'regularization\.drop_path.*-0\.1'),
-    'precision': (lambda cfg: cfg.env_cfg.update(float32_matmul_precision='tf32'),
-                  r"env_cfg\.float32_matmul_precision.*'highest'.*'tf32'"),
-    'no stages': (set_hook(num_stages=0), r'num_stages.*0'),
-    'more stages than epochs': (set_hook(num_stages=9), r'num_stages \(9\).*max_epochs \(8\)'),
-    'search too long': (set_hook(search={**SEARCH, 'epochs': 3}),
-                        r'search\.epochs \(3\).*stage 0 has 2 epochs'),
-    'search of no epochs': (set_hook(search={**SEARCH, 'epochs': 0}), r'search\.epochs.*0'),
-    'unknown cost': (set_hook(search={**SEARCH, 'cost': 'joule'}), r"search\.cost.*'joule'"),
-    'no evaluation': (set_hook(search={**SEARCH, 'evals': (0, 1)}), r'search\.evals\[0\].*0'),
-    'divisor against patch': (set_hook(resolution_divisor=2),
-                              r'resolution \(22\).*divisible by 8.*resolution_divisor'),
-    'divisor against resolution': (set_hook(resolution_divisor=12),
-                                   r'resolution_divisor \(12\).*\(32\)'),
-    'size against patch': (lambda cfg: cfg.model.backbone.update(img_size=36),
-                           r'img_size.*36.*patch_size'),
-    'rigid backbone': (lambda cfg: cfg.model.backbone.update(type='VisionTransformer'),
-                       r'elastic model\.backbone.*VisionTransformer'),
-    'no progressive crop': (lambda cfg: cfg.train_dataloader.dataset.pipeline[1].update(
-        type='RandomResizedCrop'), r'exactly one ProgressiveRandomResizedCrop.*has 0'),
-    'two progressive crops': (two_crops, r'exactly one ProgressiveRandomResizedCrop.*has 2'),
-    'crop of another size': (lambda cfg: cfg.train_dataloader.dataset.pipeline[1].update(scale=24),
-                             r'scale.*\(24\).*img_size.*\(32\)'),
-    'crop that is not square': (
-        lambda cfg: cfg.train_dataloader.dataset.pipeline[1].update(scale=(32, 24)),
-        r'must be square.*24'),
-    'wrapper that cannot grow': (
-        lambda cfg: (cfg.optim_wrapper.update(type='OptimWrapper'),
-                     cfg.optim_wrapper.pop('ema_decays'), cfg.custom_hooks.pop()),
-        r'optim_wrapper\.type.*got OptimWrapper'),
-    'no momentum to validate with': (
-        lambda cfg: (cfg.optim_wrapper.update(type='OptimWrapper'),
-                     cfg.optim_wrapper.pop('ema_decays'), cfg.custom_hooks.pop(0)),
-        r'MoGrowEMAHook needs optim_wrapper\.type.*OptimWrapper'),
-    'stock preprocessor with a search': (
-        lambda cfg: (set_hook(search=SEARCH)(cfg), cfg.model.data_preprocessor.update(
-            type='ClsDataPreprocessor')), r'ElasticDataPreprocessor.*ClsDataPreprocessor'),
-    'decay of 1': (lambda cfg: cfg.optim_wrapper.update(ema_decays=(0.9, 1.)),
-                   r'ema_decays.*\(0, 1\)'),
-    'no decays': (lambda cfg: cfg.optim_wrapper.update(ema_decays=()), r'ema_decays.*empty'),
-    'unknown operator': (lambda cfg: cfg.optim_wrapper.update(growth=dict(type='Grow')),
-                         r"growth.*'MoGrow'.*'Grow'"),
-    'unknown optimizer state': (lambda cfg: cfg.optim_wrapper.update(optimizer_state='drop'),
-                                r"optimizer_state.*'drop'"),
-    'stock EMA beside growth': (lambda cfg: cfg.custom_hooks.append(dict(type='EMAHook')),
-                                'EMAHook.*MoGrowEMAHook in its place'),
-    'checkpoints by step': (
-        lambda cfg: (cfg.default_hooks.checkpoint.update(by_epoch=False),
-                     cfg.train_cfg.update(type='EpochBasedTrainLoop')),
-        "by_epoch=False.*train_cfg.type='ResumableTrainLoop'.*EpochBasedTrainLoop"),
-    'steps that accumulate': (
-        lambda cfg: (cfg.default_hooks.checkpoint.update(by_epoch=False, interval=4),
-                     cfg.optim_wrapper.update(accumulative_counts=3)),
-        r'interval of SafeCheckpointHook \(4 steps\).*accumulative_counts \(3\)'),
-    'first step that accumulates': (
-        lambda cfg: (cfg.default_hooks.checkpoint.update(
-            by_epoch=False, interval=6, save_begin=4),
-            cfg.optim_wrapper.update(accumulative_counts=3)),
-        r'save_begin of SafeCheckpointHook \(4 steps\).*accumulative_counts \(3\)'),
-    'bad images': (
-        lambda cfg: cfg.default_hooks.guard.update(max_bad_images=-1), 'max_bad_images.*-1'),
-    'nonfinite losses': (
-        lambda cfg: cfg.default_hooks.guard.update(max_nonfinite=0), 'max_nonfinite.*0'),
-    'iterations': (lambda cfg: (
-        setattr(cfg, 'train_cfg', dict(by_epoch=False, max_iters=8)),
-        setattr(cfg, 'param_scheduler', None)), r'EpochBasedTrainLoop.*IterBasedTrainLoop'),
-    'rate of drop path': (lambda cfg: cfg.model.backbone.update(drop_path_rate=1.),
-                          r'drop_path_rate must be in \[0, 1\).*1\.0'),
-    'checkpoint before a beginning': (
-        lambda cfg: cfg.default_hooks.checkpoint.update(save_begin=-1), 'save_begin.*less than 0'),
-    'evaluations of text': (set_hook(search={**SEARCH, 'evals': 'often'}),
-                            r"search\.evals.*'often'"),
-    'no batches to score': (set_hook(search={**SEARCH, 'eval_batches': 0}),
-                            r'search\.eval_batches.*0'),
-    'lag of less than nothing': (set_hook(search={**SEARCH, 'max_lag': -1}),
-                                 r'search\.max_lag.*-1'),
-    'search before the beginning': (set_hook(search={**SEARCH, 'first_stage': -1}),
-                                    r'search\.first_stage.*-1'),
-    'search of no stage': (set_hook(search={**SEARCH, 'first_stage': None}),
-                           r'search\.first_stage must be an int of at least 0, but got None'),
-    'search from the last stage on': (set_hook(search={**SEARCH, 'first_stage': 3}),
-                                      r'search\.first_stage \(3\) must be below 3'),
-    'least exponent of less than nothing': (set_hook(search={**SEARCH, 'min_w': -0.1}),
-                                            r'search\.min_w.*-0\.1'),
-    'least exponent of more than one': (set_hook(search={**SEARCH, 'min_w': 2}),
-                                        r'search\.min_w must be a number in \[0, 1\].*2'),
-    'unknown reduction': (set_hook(search={**SEARCH, 'reduction': 'best'}),
-                          r"search\.reduction.*'best'"),
-    'mistyped checkpoint hook': (
-        lambda cfg: cfg.default_hooks.checkpoint.update(max_keep_ckpt=3), r"\['max_keep_ckpt'\]"),
-    'mistyped hook': (set_hook(num_stage=4), "unexpected keyword argument 'num_stage'"),
-    'mistyped search': (set_hook(search={**SEARCH, 'epoch': 1}),
-                        "unexpected keyword argument 'epoch'"),
-    'mistyped guard': (lambda cfg: cfg.default_hooks.guard.update(max_bad=3),
-                       "unexpected keyword argument 'max_bad'"),
-    'mistyped loop': (lambda cfg: cfg.train_cfg.update(epochs=3),
-                      "unexpected keyword argument 'epochs'"),
-    'mistyped ema hook': (lambda cfg: cfg.custom_hooks[1].update(momentum=0.1),
-                          "unexpected keyword argument 'momentum'"),
-    'mistyped optimizer wrapper': (lambda cfg: cfg.optim_wrapper.update(ema_decay=(0.9, )),
-                                   "unexpected keyword argument 'ema_decay'"),
-    'mistyped operator': (
-        lambda cfg: cfg.optim_wrapper.update(growth=dict(type='MoGrow', power=2)),
-        'MoGrow.* takes no arguments'),
-    'mistyped crop': (lambda cfg: cfg.train_dataloader.dataset.pipeline[1].update(sacle=32),
-                      "unexpected keyword argument 'sacle'"),
-    'mistyped rand augment': (
-        lambda cfg: cfg.train_dataloader.dataset.pipeline[3].update(levle=1),
-        "unexpected keyword argument 'levle'"),
-    'mistyped erasing': (
-        lambda cfg: cfg.train_dataloader.dataset.pipeline[4].update(erase_porb=1.),
-        "unexpected keyword argument 'erase_porb'"),
-    'mistyped backbone': (lambda cfg: cfg.model.backbone.update(drop_path=0.1),
-                          "unexpected keyword argument 'drop_path'"),
-    'mistyped preprocessor': (lambda cfg: cfg.model.data_preprocessor.update(means=[0.]),
-                              "unexpected keyword argument 'means'"),
-}
-
-
-def test_there_are_many_ways_to_break_a_config():
-    assert len(BROKEN) >= 40
-
-
-@pytest.mark.parametrize('name', BROKEN)
-def test_broken_config_gets_a_clear_error(jpeg_root, tmp_path, name):
-    break_it, message = BROKEN[name]
-    cfg = micro_config(jpeg_root, tmp_path)
-    break_it(cfg)
-    steps = []
-
-    class Steps(Hook):
-
-        def before_train_iter(self, runner, batch_idx, data_batch=None):
-            steps.append(batch_idx)
-
-    # Python itself calls a mistyped key a TypeError.
-    with pytest.raises(TypeError if name.startswith('mistyped') and name != 'mistyped checkpoint '
-                       'hook' else ValueError, match=message):
-        run(cfg, Steps())
-    assert steps == []
-    assert not (tmp_path / 'autoprog.json').exists()
+    run_until(micro_config(jpeg_root, tmp_path), 2 * STEPS, Look())
+    assert len(seen) == 2 * 2
 
 
 def test_stock_augmentation_that_does_not_follow_is_warned_of(jpeg_root, tmp_path, capfd):
-    cfg = micro_config(jpeg_root, tmp_path, train_cfg__max_epochs=4)
+    cfg = micro_config(jpeg_root, tmp_path)
     cfg.train_dataloader.dataset.pipeline[3].type = 'RandAugment'
-    run(cfg)
+    run_until(cfg, 1)
     assert 'use ProgressiveRandAugment, or regularization.rand_augment=1' in ''.join(
         capfd.readouterr())
 
 
-def test_resume_checks_the_schedule(jpeg_root, tmp_path):
-    run(micro_config(jpeg_root, tmp_path / 'a', train_cfg__max_epochs=4))
-    cfg = micro_config(jpeg_root, tmp_path / 'b')
-    with pytest.raises(ValueError, match=r'another schedule.*\[0, 1, 2, 16\].*\[0, 2, 2, 16\]'):
-        resume(cfg, tmp_path / 'a' / 'epoch_2.pth')
-    cfg = micro_config(
-        jpeg_root, tmp_path / 'c', {**SEARCH, 'epochs': 1}, train_cfg__max_epochs=4)
-    with pytest.raises(ValueError, match='made without a search'):
-        resume(cfg, tmp_path / 'a' / 'epoch_2.pth')
-    plain = load(tmp_path / 'a' / 'epoch_2.pth')
-    del plain['autoprog']
-    torch.save(plain, tmp_path / 'plain.pth')
-    cfg = micro_config(jpeg_root, tmp_path / 'd', train_cfg__max_epochs=4)
-    with pytest.raises(ValueError, match='without AutoProgHook.*load_from'):
-        resume(cfg, tmp_path / 'plain.pth')
-    other = load(tmp_path / 'a' / 'epoch_2.pth')
-    other['autoprog']['schema'] = 1
-    torch.save(other, tmp_path / 'other.pth')
-    with pytest.raises(ValueError, match='state of schema 1; this version reads schema 2'):
-        resume(cfg, tmp_path / 'other.pth')
-
-
-def test_best_checkpoints_cannot_be_resumed(jpeg_root, tmp_path):
-    run(micro_config(jpeg_root, tmp_path, train_cfg__max_epochs=4))
-    best, = tmp_path.glob('best_*.pth')
-    cfg = micro_config(jpeg_root, tmp_path / 'b', train_cfg__max_epochs=4)
-    with pytest.raises(ValueError, match='no optimizer.*best checkpoints.*load_from'):
-        resume(cfg, best)
-
-
 @pytest.mark.parametrize('how', ['test', 'val'])
-def test_unfinished_weights_are_tested_as_they_stood(jpeg_root, tmp_path, how):
+def test_unfinished_weights_are_tested_as_they_stood(manual, jpeg_root, tmp_path, how):
     """An early checkpoint gives the accuracy that it was validated with."""
-    trained = run(micro_config(jpeg_root, tmp_path))
-    cfg = micro_config(jpeg_root, tmp_path / 'test', load_from=str(tmp_path / 'epoch_3.pth'))
+    trained, _, folder = manual
+    cfg = micro_config(jpeg_root, tmp_path, load_from=str(folder / 'epoch_3.pth'))
     cfg.test_dataloader, cfg.test_cfg = cfg.val_dataloader, dict()
     cfg.test_evaluator = cfg.val_evaluator
     runner = Runner.from_cfg(cfg)
@@ -454,39 +258,12 @@ def test_unfinished_weights_are_tested_as_they_stood(jpeg_root, tmp_path, how):
     assert metrics['accuracy/top1'] == pytest.approx(history[2])
 
 
-def test_a_search_is_resumed_with_its_settings(jpeg_root, tmp_path):
-    run(micro_config(jpeg_root, tmp_path, SEARCH))
-    for key, value in dict(epochs=2, eval_batches=1, evals=(1, 1), cost='time', max_lag=1,
-                           first_stage=1, reduction='last', min_w=0.1).items():
-        cfg = micro_config(jpeg_root, tmp_path / key, {**SEARCH, key: value})
-        with pytest.raises(ValueError, match=f"search=.*'{key}'.*set the same"):
-            resume(cfg, tmp_path / 'epoch_1.pth')
-
-
-def test_gradients_do_not_cross_epochs(jpeg_root, tmp_path):
-    """Six steps an epoch and an update every four: two steps' gradients are left over."""
-
-    class Look(Hook):
-        priority = 'LOWEST'
-
-        def before_train_iter(self, runner, batch_idx, data_batch=None):
-            if batch_idx == 0:
-                assert all(p.grad is None for p in runner.model.parameters())
-
-    cfg = micro_config(jpeg_root, tmp_path / 'a', optim_wrapper__accumulative_counts=4)
-    run(cfg, Look())
-    cfg.work_dir = str(tmp_path / 'b')
-    resume(cfg, tmp_path / 'a' / 'epoch_3.pth')
-    expected, got = (load(tmp_path / name / 'epoch_8.pth') for name in 'ab')
-    assert differences(expected['online_state_dict'], got['online_state_dict']) == []
-    assert differences(expected['optimizer'], got['optimizer']) == []
-
-
 def test_defaults_are_the_documented_ones():
     hook = AutoProgHook()
-    assert hook.num_stages == 4
-    assert hook.initial_scale == dict(depth=0.5, resolution=0.5)
-    assert hook.regularization == dict(rand_augment=0.5, random_erasing=0., drop_path=0.)
+    stages, scale, regularization, divisor = hook._schedule
+    assert (stages, divisor) == (4, 32)
+    assert scale == dict(depth=0.5, resolution=0.5)
+    assert regularization == dict(rand_augment=0.5, random_erasing=0., drop_path=0.)
     assert (hook.search.epochs, hook.search.eval_batches, hook.search.evals,
             hook.search.cost) == (2, 50, (1, 4), 'time')
 
@@ -494,30 +271,23 @@ def test_defaults_are_the_documented_ones():
 @pytest.mark.parametrize('by_epoch', [True, False])
 def test_decisions_are_saved_at_once(jpeg_root, tmp_path, by_epoch):
     """Of stages of two epochs, each with a search in the first."""
-    run(micro_config(
-        jpeg_root, tmp_path, {**SEARCH, 'epochs': 1}, default_hooks__checkpoint__interval=100,
-        default_hooks__checkpoint__by_epoch=by_epoch, default_hooks__checkpoint__save_best=None))
+    run_until(micro_config(
+        jpeg_root, tmp_path, SEARCH, default_hooks__checkpoint__interval=100,
+        default_hooks__checkpoint__by_epoch=by_epoch,
+        default_hooks__checkpoint__save_best=None), 3 * STEPS)
     decisions = [stage['begin_epoch'] + 1 for stage in read_record(tmp_path)['stages']
                  if stage['search']]
     assert decisions and decisions[0] == 1
-    steps = [(epoch if by_epoch else 6 * epoch) for epoch in [*decisions, 8]]
     template = 'epoch_{}.pth' if by_epoch else 'iter_{}.pth'
-    assert sorted(path.name for path in tmp_path.glob('*.pth')) == sorted(
-        template.format(step) for step in steps)
-    state = load(tmp_path / template.format(steps[0]))
+    names = [template.format(epoch if by_epoch else STEPS * epoch) for epoch in decisions]
+    assert sorted(path.name for path in tmp_path.glob('*.pth')) == sorted(names)
+    state = load(tmp_path / names[0])
     assert state['autoprog']['choice'] is not None and state['meta']['epoch'] == 1
 
 
-@pytest.mark.parametrize('options, match', [
-    (dict(model__backbone__arch__feedforward_channels=48),
-     r'of another model, a ElasticDeiT: .*is of shape \(32, 16\) instead of \(48, 16\)'),
-    (dict(model__backbone__layer_scale_init_value=1e-5),
-     'of another model.*gamma1.weight is missing'),
-    (dict(train_dataloader__batch_size=16),
-     'made with 6 steps an epoch, but now there are 3.*same data, batch size'),
-])
-def test_resume_checks_model_and_steps(jpeg_root, tmp_path, options, match):
-    run(micro_config(jpeg_root, tmp_path / 'a', train_cfg__max_epochs=4))
-    cfg = micro_config(jpeg_root, tmp_path / 'b', train_cfg__max_epochs=4, **options)
-    with pytest.raises(ValueError, match=match):
-        resume(cfg, tmp_path / 'a' / 'epoch_2.pth')
+def test_a_run_from_other_weights_begins_at_its_beginning(manual, jpeg_root, tmp_path):
+    """With load_from and without resume, only the weights are taken."""
+    *_, folder = manual
+    run_until(micro_config(jpeg_root, tmp_path, load_from=str(folder / 'epoch_5.pth')), 1)
+    stage, = read_record(tmp_path)['stages']
+    assert (stage['index'], stage['subnet']) == (0, dict(depth=2, resolution=16))

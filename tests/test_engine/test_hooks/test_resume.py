@@ -3,93 +3,145 @@
 import pytest
 import torch
 
-from tests.micro import differences, load, micro_config, read_record, resume, run
-
-# What a later run can't repeat: names, clocks and the time of the day.
-EXACT = ('state_dict', 'online_state_dict', 'optimizer', 'param_schedulers')
-# Stages are two epochs long. A search of one leaves an epoch to its choice; one
-# of two is still under way after a stage's first epoch.
-SEARCHES = {
-    epochs: dict(
-        type='OneShotSearch', epochs=epochs, eval_batches=2, evals=(2, 1), cost='flops')
-    for epochs in (1, 2)
-}
-# A search that begins after the first stage.
-SEARCHES['near'] = dict(SEARCHES[1], first_stage=1, max_lag=0, reduction='last', min_w=0.05)
-SEARCH = SEARCHES[1]
+from autoprog_mm.utils import UserError
+from tests.micro import STEPS, differences, load, micro_config, read_record, resume
+from tests.test_engine.resuming import (
+    SEARCH,
+    assert_same_state,
+    resumed_until,
+    run_until,
+    without_clocks,
+)
 
 
-def without_clocks(record):
-    return {
-        **record, 'train_seconds': None,
-        'stages': [{**stage, 'seconds': None} for stage in record['stages']]
-    }
+@pytest.mark.parametrize('epoch', [1, 2, 3, 5, 7])
+def test_resume_is_exact_one_epoch_later(every_epoch, jpeg_root, tmp_path, epoch):
+    """In a stage, at its end, where it grows, in the last stage."""
+    resumed_until(micro_config(jpeg_root, tmp_path), every_epoch / f'epoch_{epoch}.pth',
+                  (epoch + 1) * STEPS)
+    assert_same_state(
+        every_epoch / f'epoch_{epoch + 1}.pth', tmp_path / f'epoch_{epoch + 1}.pth')
 
 
-@pytest.fixture(scope='module')
-def wholes(jpeg_root, tmp_path_factory):
-    """An uninterrupted run with each search; all their checkpoints are kept."""
-    work_dirs = {}
-    for name, search in SEARCHES.items():
-        work_dirs[name] = tmp_path_factory.mktemp('whole')
-        run(micro_config(jpeg_root, work_dirs[name], search))
-    return work_dirs
+def test_resume_to_the_end(every_epoch, jpeg_root, tmp_path):
+    resume(micro_config(jpeg_root, tmp_path), every_epoch / 'epoch_3.pth')
+    assert_same_state(every_epoch / 'epoch_8.pth', tmp_path / 'epoch_8.pth')
+    assert without_clocks(read_record(tmp_path)) == without_clocks(read_record(every_epoch))
 
 
 @pytest.fixture(scope='module')
-def whole(wholes):
-    return wholes[1]
+def searched(jpeg_root, tmp_path_factory):
+    """Folder of the first two epochs of a run with a search, without workers."""
+    folder = tmp_path_factory.mktemp('searched')
+    run_until(micro_config(jpeg_root, folder, SEARCH), 2 * STEPS)
+    return folder
 
 
-@pytest.mark.parametrize(
-    'epoch, search', [*((epoch, 2) for epoch in (1, 2, 3, 4, 7)), (1, 1), (2, 1), (5, 1),
-                      (1, 'near'), (3, 'near')])
-def test_resume_is_exact(wholes, jpeg_root, tmp_path, search, epoch):
-    whole = wholes[search]
-    resume(micro_config(jpeg_root, tmp_path, SEARCHES[search]), whole / f'epoch_{epoch}.pth')
-    expected, got = load(whole / 'epoch_8.pth'), load(tmp_path / 'epoch_8.pth')
-    for key in EXACT:
-        assert differences(expected[key], got[key], key) == []
-    assert without_clocks(read_record(tmp_path)) == without_clocks(read_record(whole))
+def test_workers_make_no_difference(searched, jpeg_root, tmp_path):
+    """With persistent ones, through a search and its decision."""
+    run_until(micro_config(jpeg_root, tmp_path, SEARCH, workers=2), 2 * STEPS)
+    assert_same_state(searched / 'epoch_2.pth', tmp_path / 'epoch_2.pth')
 
 
-def test_workers_make_no_difference(whole, jpeg_root, tmp_path):
-    run(
-        micro_config(
-            jpeg_root,
-            tmp_path,
-            SEARCH,
-            train_dataloader__num_workers=0,
-            train_dataloader__persistent_workers=False))
-    expected, got = load(whole / 'epoch_8.pth'), load(tmp_path / 'epoch_8.pth')
-    for key in EXACT:
-        assert differences(expected[key], got[key], key) == []
-
-
-def test_another_seed_makes_a_difference(whole, jpeg_root, tmp_path):
-    run(micro_config(jpeg_root, tmp_path, SEARCH, randomness__seed=8))
-    assert differences(
-        load(whole / 'epoch_8.pth')['state_dict'], load(tmp_path / 'epoch_8.pth')['state_dict'])
+def test_another_seed_makes_a_difference(searched, jpeg_root, tmp_path):
+    run_until(micro_config(jpeg_root, tmp_path, SEARCH, randomness__seed=8), STEPS)
+    assert differences(load(searched / 'epoch_1.pth')['state_dict'],
+                       load(tmp_path / 'epoch_1.pth')['state_dict'])
 
 
 def test_an_open_seed_is_taken_up_again(jpeg_root, tmp_path):
     cfg = micro_config(jpeg_root, tmp_path / 'whole', randomness__seed=None)
-    runner = run(cfg)
+    run_until(cfg, 3 * STEPS)
     cfg.work_dir = str(tmp_path / 'resumed')
-    resumed = resume(cfg, tmp_path / 'whole' / 'epoch_3.pth')
-    assert resumed.seed == runner.seed
-    expected, got = (load(tmp_path / name / 'epoch_8.pth') for name in ('whole', 'resumed'))
-    for key in EXACT:
-        assert differences(expected[key], got[key], key) == []
+    resumed_until(cfg, tmp_path / 'whole' / 'epoch_2.pth', 3 * STEPS)
+    assert_same_state(*(tmp_path / name / 'epoch_3.pth' for name in ('whole', 'resumed')))
 
 
-def test_config_text_of_a_checkpoint_is_not_run(wholes, jpeg_root, tmp_path):
+def test_config_text_of_a_checkpoint_is_not_run(every_epoch, jpeg_root, tmp_path):
     """mmengine's resume would execute meta.config, as its `gpu_ids` of old were in there."""
-    state = load(wholes[1] / 'epoch_3.pth')
+    state = load(every_epoch / 'epoch_3.pth')
     trap = tmp_path / 'trapped'
     for key in ('config', 'cfg'):
         state['meta'][key] = f'open({str(trap)!r}, "w").close()\ngpu_ids = [0]\n'
     torch.save(state, tmp_path / 'epoch_3.pth')
-    resume(micro_config(jpeg_root, tmp_path / 'run', SEARCH), tmp_path / 'epoch_3.pth')
+    resumed_until(micro_config(jpeg_root, tmp_path / 'run'), tmp_path / 'epoch_3.pth', 4 * STEPS)
     assert not trap.exists()
-    assert read_record(tmp_path / 'run')['finished']
+    assert_same_state(every_epoch / 'epoch_4.pth', tmp_path / 'run' / 'epoch_4.pth')
+
+
+def test_gradients_do_not_cross_epochs(jpeg_root, tmp_path):
+    """Six steps an epoch and an update every four: two steps' gradients are left over."""
+    cfg = micro_config(jpeg_root, tmp_path / 'whole', optim_wrapper__accumulative_counts=4)
+    run_until(cfg, 2 * STEPS)
+    cfg.work_dir = str(tmp_path / 'resumed')
+    resumed_until(cfg, tmp_path / 'whole' / 'epoch_1.pth', 2 * STEPS)
+    assert_same_state(*(tmp_path / name / 'epoch_2.pth' for name in ('whole', 'resumed')))
+
+
+def refused(cfg, checkpoint, match):
+    with pytest.raises(UserError, match=match):
+        resume(cfg, checkpoint)
+
+
+def test_another_schedule_is_refused(every_epoch, jpeg_root, tmp_path):
+    refused(micro_config(jpeg_root, tmp_path, train_cfg__max_epochs=4),
+            every_epoch / 'epoch_2.pth', r'another schedule.*\[0, 2, 2, 16\].*\[0, 1, 2, 16\]')
+
+
+def test_a_search_is_refused_where_there_was_none(every_epoch, jpeg_root, tmp_path):
+    refused(micro_config(jpeg_root, tmp_path, SEARCH), every_epoch / 'epoch_2.pth',
+            'made without a search')
+
+
+@pytest.mark.parametrize('key, value', [
+    ('epochs', 2), ('eval_batches', 1), ('evals', (1, 1)), ('cost', 'time'), ('max_lag', 1),
+    ('first_stage', 1), ('reduction', 'last'), ('min_w', 0.1)])
+def test_a_search_of_other_settings_is_refused(searched, key, value):
+    from autoprog_mm.growth import OneShotSearch
+    state = load(searched / 'epoch_1.pth')['autoprog']['search']
+    settings = {name: setting for name, setting in SEARCH.items() if name != 'type'}
+    OneShotSearch(**settings).load_state_dict(state)
+    with pytest.raises(UserError, match=f"search=.*'{key}'.*set the same"):
+        OneShotSearch(**{**settings, key: value}).load_state_dict(state)
+
+
+def spoiled(every_epoch, path, spoil):
+    state = load(every_epoch / 'epoch_2.pth')
+    spoil(state)
+    torch.save(state, path)
+    return path
+
+
+@pytest.mark.parametrize('spoil, match', [
+    (lambda state: state.pop('autoprog'), 'without AutoProgHook.*load_from'),
+    (lambda state: state['autoprog'].update(schema=1), 'of schema 1; this version reads schema 3'),
+])
+def test_a_state_of_others_is_refused(every_epoch, jpeg_root, tmp_path, spoil, match):
+    refused(micro_config(jpeg_root, tmp_path), spoiled(every_epoch, tmp_path / 'x.pth', spoil),
+            match)
+
+
+def test_best_checkpoints_are_refused(every_epoch, jpeg_root, tmp_path):
+    best, = every_epoch.glob('best_*.pth')
+    refused(micro_config(jpeg_root, tmp_path), best, 'no optimizer.*best checkpoints.*load_from')
+
+
+@pytest.mark.parametrize('options, match', [
+    (dict(model__backbone__arch__feedforward_channels=48),
+     r'of another model, a ElasticDeiT: .*is of shape \(32, 16\) instead of \(48, 16\)'),
+    (dict(model__backbone__layer_scale_init_value=1e-5),
+     'of another model.*gamma1.weight is missing'),
+    (dict(train_dataloader__batch_size=16),
+     'made with 6 steps an epoch, but now there are 3.*same data, batch size'),
+])
+def test_another_model_or_batch_is_refused(every_epoch, jpeg_root, tmp_path, options, match):
+    refused(micro_config(jpeg_root, tmp_path, **options), every_epoch / 'epoch_2.pth', match)
+
+
+def test_comparison_sees_a_difference(every_epoch, tmp_path):
+    def change(state):
+        state['optimizer']['momentum']['copies'][0]['head.layers.head.bias'][0] += 1e-6
+
+    path = spoiled(every_epoch, tmp_path / 'changed.pth', change)
+    with pytest.raises(AssertionError):
+        assert_same_state(every_epoch / 'epoch_2.pth', path)

@@ -11,14 +11,12 @@ from tests.micro import (
     load,
     micro_config,
     read_record,
-    resume,
     run,
     volo_options,
     write_label_maps,
 )
+from tests.test_engine.resuming import SEARCH, assert_same_state, resumed_until, run_until
 
-SEARCH = dict(type='OneShotSearch', epochs=1, eval_batches=2, evals=(2, 1), cost='flops')
-EXACT = ('state_dict', 'online_state_dict', 'optimizer', 'param_schedulers')
 # Six slots at scales of 0.5: depths 3, 4, 5, 6 and resolutions 16, 21.3, 26.7,
 # 32 by a divisor of 8, worked out by hand.
 STAGES = [(0, 2, 3, 16), (2, 4, 4, 24), (4, 6, 5, 24), (6, 8, 6, 32)]
@@ -84,60 +82,64 @@ def test_manual_schedule(jpeg_root, tmp_path):
         assert backbone.slots_at(depth) == awake
 
 
-@pytest.mark.parametrize('cost', ['flops', 'time'])
+@pytest.fixture(scope='module')
+def searched(jpeg_root, labels, tmp_path_factory):
+    """Folder and steps of runs through a search and a growth, with or without token labels."""
+    runs = {}
+
+    def run_of(labeled):
+        if labeled not in runs:
+            folder, spy = tmp_path_factory.mktemp('searched'), Spy()
+            run_until(volo_config(jpeg_root, folder, SEARCH, labels if labeled else None),
+                      4 * STEPS, spy)
+            runs[labeled] = folder, spy.steps
+        return runs[labeled]
+
+    return run_of
+
+
 @pytest.mark.parametrize('labeled', [False, True])
-def test_search(jpeg_root, labels, tmp_path, labeled, cost):
-    spy = Spy()
-    run(
-        volo_config(jpeg_root, tmp_path, {**SEARCH, 'cost': cost}, labels if labeled else None),
-        spy)
-    record = read_record(tmp_path)
-    first = record['stages'][0]['search']['candidates']
+def test_search(searched, labeled):
+    folder, steps = searched(labeled)
+    stage = read_record(folder)['stages'][0]
+    first = stage['search']['candidates']
     # Distinct depths 3, 4, 5, 6 (the first, the one at index 2, the last) and
     # resolutions 16, 24, 32; all pairs.
     assert {(c['depth'], c['resolution']) for c in first} == {
         (d, r) for d in (3, 5, 6) for r in (16, 24, 32)}
-    searched = [step for step in spy.steps if step[0] == 0]
-    assert {step[2] for step in searched} == {32}  # what the pipeline delivers
-    assert all(subnet.resolution == resized for _, subnet, _, resized in searched)
-    assert len({subnet for _, subnet, _, _ in searched}) > 1
+    during = [step for step in steps if step[0] == 0]
+    assert {step[2] for step in during} == {32}  # what the pipeline delivers
+    assert all(subnet.resolution == resized for _, subnet, _, resized in during)
+    assert len({subnet for _, subnet, _, _ in during}) > 1
     chosen, = [c for c in first if c['chosen']]
-    after = {step[1:] for step in spy.steps if step[0] == 1}
+    after = {step[1:] for step in steps if step[0] == 1}
     assert after == {(Subnet(chosen['depth'], chosen['resolution']), chosen['resolution'], None)}
-    assert record['stages'][-1]['subnet'] == dict(depth=6, resolution=32)
-    assert record['finished'] is True
 
 
-@pytest.fixture(scope='module')
-def wholes(jpeg_root, labels, tmp_path_factory):
-    """An uninterrupted run without and with token labels; all checkpoints are kept."""
-    work_dirs = {}
-    for labeled in (False, True):
-        work_dirs[labeled] = tmp_path_factory.mktemp('whole')
-        run(volo_config(jpeg_root, work_dirs[labeled], SEARCH, labels if labeled else None))
-    return work_dirs
+def test_search_by_time(jpeg_root, labels, tmp_path):
+    run_until(volo_config(jpeg_root, tmp_path, {**SEARCH, 'cost': 'time'}, labels), STEPS, Spy())
+    candidates = read_record(tmp_path)['stages'][0]['search']['candidates']
+    assert all(c['time'] > 0 for c in candidates) and sum(c['chosen'] for c in candidates) == 1
 
 
 @pytest.mark.parametrize('labeled', [False, True])
-@pytest.mark.parametrize('epoch', [1, 2, 5, 7])
-def test_resume_is_exact(wholes, jpeg_root, labels, tmp_path, labeled, epoch):
-    whole = wholes[labeled]
-    resume(
+@pytest.mark.parametrize('epoch', [1, 2, 3])
+def test_resume_is_exact(searched, jpeg_root, labels, tmp_path, labeled, epoch):
+    whole, _ = searched(labeled)
+    resumed_until(
         volo_config(jpeg_root, tmp_path, SEARCH, labels if labeled else None),
-        whole / f'epoch_{epoch}.pth')
-    expected, got = load(whole / 'epoch_8.pth'), load(tmp_path / 'epoch_8.pth')
-    for key in EXACT:
-        assert differences(expected[key], got[key], key) == []
+        whole / f'epoch_{epoch}.pth', (epoch + 1) * STEPS)
+    name = f'epoch_{epoch + 1}.pth'
+    assert_same_state(whole / name, tmp_path / name)
 
 
-def test_token_labels_follow_the_workers_and_make_a_difference(wholes, jpeg_root, labels, tmp_path):
-    run(
-        volo_config(
-            jpeg_root, tmp_path, SEARCH, labels, train_dataloader__num_workers=0,
-            train_dataloader__persistent_workers=False))
-    got = load(tmp_path / 'epoch_8.pth')['state_dict']
-    assert differences(load(wholes[True] / 'epoch_8.pth')['state_dict'], got) == []
-    assert differences(load(wholes[False] / 'epoch_8.pth')['state_dict'], got) != []
+def test_token_labels_follow_the_workers_and_make_a_difference(searched, jpeg_root, labels,
+                                                               tmp_path):
+    cfg = micro_config(jpeg_root, tmp_path, SEARCH, workers=2, **volo_options(labels))
+    run_until(cfg, 2 * STEPS)
+    assert_same_state(searched(True)[0] / 'epoch_2.pth', tmp_path / 'epoch_2.pth')
+    assert differences(*(load(folder / 'epoch_2.pth')['state_dict']
+                         for folder in (searched(False)[0], tmp_path))) != []
 
 
 BROKEN = {
@@ -198,7 +200,6 @@ BROKEN = {
 def test_broken_config_gets_a_clear_error(jpeg_root, labels, tmp_path, name):
     break_it, message = BROKEN[name]
     cfg = volo_config(jpeg_root, tmp_path, label_root=str(labels))
-    cfg.train_dataloader.num_workers, cfg.train_dataloader.persistent_workers = 0, False
     before = []
 
     class FirstStep(Hook):

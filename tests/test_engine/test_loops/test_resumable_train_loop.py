@@ -1,7 +1,5 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """A run that goes on in the middle of an epoch ends as one that never stopped."""
-import os
-
 import pytest
 from mmcv.transforms import LoadImageFromFile
 from mmengine.hooks import Hook
@@ -9,18 +7,22 @@ from mmpretrain.registry import TRANSFORMS
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
 from autoprog_mm.datasets.seeded import seeded_dataloader, skipping
-from tests.micro import STEPS, differences, load, micro_config, read_record, resume, run
-from tests.test_engine.test_hooks.test_resume import EXACT, SEARCHES, without_clocks
+from tests.micro import STEPS, micro_config, read_record, resume, run
+from tests.test_engine.resuming import (
+    EVERY_STEP,
+    SEARCHES,
+    assert_same_state,
+    resumed_until,
+    without_clocks,
+)
 
 # Of 48 steps, in stages of 12: within the first search before, at and after an
 # evaluation; the last step of an epoch, before its end has been dealt with; the
 # first step after a growth; steps of a chosen subnet; of a later search; of the
 # last stage; the last but one.
-BEGINS = [1, 3, STEPS, 2 * STEPS + 1, 15, 26, 38, 47]
-EVERY_STEP = dict(
-    default_hooks__checkpoint__by_epoch=False, default_hooks__checkpoint__interval=1)
-AT_THE_END = dict(
-    default_hooks__checkpoint__by_epoch=False, default_hooks__checkpoint__interval=-1)
+BEGINS = [(1, step) for step in (1, 3, STEPS, 2 * STEPS + 1, 15, 26, 38, 46)]
+# Inside of a search of two epochs, and of one that begins after the first stage.
+BEGINS += [(2, 5), (2, 9), (2, 33), ('near', 11), ('near', 14)]
 
 
 class Places(Hook):
@@ -41,47 +43,31 @@ class CountedLoad(LoadImageFromFile):
         return super().transform(results)
 
 
-@pytest.fixture(scope='module')
-def wholes(jpeg_root, tmp_path_factory):
-    """Uninterrupted runs, with a checkpoint of every step."""
-    folders = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, 'fsync', lambda descriptor: None)  # a hundred of them take long
-        for epochs, search in SEARCHES.items():
-            folders[epochs] = tmp_path_factory.mktemp('steps')
-            run(micro_config(jpeg_root, folders[epochs], search, **EVERY_STEP))
-    return folders
+@pytest.mark.parametrize('search, begin', BEGINS)
+def test_resume_at_any_step_is_exact(every_step, jpeg_root, tmp_path, search, begin):
+    whole, places = every_step(search), Places()
+    cfg = micro_config(jpeg_root, tmp_path, SEARCHES[search], **EVERY_STEP)
+    resumed_until(cfg, whole / f'iter_{begin}.pth', begin + 1, places)
+    # Nothing was done again, and hooks see the step's place in its epoch.
+    assert places.seen == [(begin // STEPS, begin % STEPS, begin)]
+    assert_same_state(whole / f'iter_{begin + 1}.pth', tmp_path / f'iter_{begin + 1}.pth')
 
 
-@pytest.mark.parametrize('begin', BEGINS)
-def test_resume_at_any_step_is_exact(wholes, jpeg_root, tmp_path, begin):
-    whole, places = wholes[1], Places()
-    cfg = micro_config(jpeg_root, tmp_path, SEARCHES[1], **AT_THE_END)
-    cfg.resume, cfg.load_from = True, str(whole / f'iter_{begin}.pth')
+def test_resume_inside_an_epoch_to_the_end(every_step, jpeg_root, tmp_path):
+    whole, places = every_step(1), Places()
+    cfg = micro_config(jpeg_root, tmp_path, SEARCHES[1], **EVERY_STEP)
+    cfg.default_hooks.checkpoint.interval = -1
+    cfg.resume, cfg.load_from = True, str(whole / 'iter_15.pth')
     run(cfg, places)
-    # Nothing was done again, and hooks see each step's place in its epoch.
-    assert places.seen == [(i // STEPS, i % STEPS, i) for i in range(begin, 8 * STEPS)]
-    expected, got = load(whole / 'iter_48.pth'), load(tmp_path / 'iter_48.pth')
-    for key in EXACT:
-        assert differences(expected[key], got[key], key) == []
+    assert places.seen == [(i // STEPS, i % STEPS, i) for i in range(15, 8 * STEPS)]
+    assert_same_state(whole / 'iter_48.pth', tmp_path / 'iter_48.pth')
     assert without_clocks(read_record(tmp_path)) == without_clocks(read_record(whole))
 
 
-@pytest.mark.parametrize('begin', [5, 9, 33])
-def test_resume_inside_a_long_search_is_exact(wholes, jpeg_root, tmp_path, begin):
-    whole = wholes[2]
-    resume(
-        micro_config(jpeg_root, tmp_path, SEARCHES[2], **AT_THE_END), whole / f'iter_{begin}.pth')
-    expected, got = load(whole / 'iter_48.pth'), load(tmp_path / 'iter_48.pth')
-    for key in EXACT:
-        assert differences(expected[key], got[key], key) == []
-
-
-def test_what_was_consumed_is_not_loaded(wholes, jpeg_root, tmp_path):
+def test_what_was_consumed_is_not_loaded(jpeg_root, tmp_path):
     """In the resumed epoch, only the rest of its 48 images is read."""
     cfg = micro_config(
-        jpeg_root, tmp_path, train_dataloader__num_workers=0,
-        train_dataloader__persistent_workers=False, train_cfg__max_epochs=1,
+        jpeg_root, tmp_path, train_cfg__max_epochs=1,
         custom_hooks=[dict(type='AutoProgHook', num_stages=1), dict(type='MoGrowEMAHook')],
         **EVERY_STEP)
     run(cfg)
