@@ -47,7 +47,8 @@ CONSTRUCTORS = {
     'negative regularizer': (hook(regularization=dict(drop_path=-0.1)),
                              r'regularization\.drop_path.*-0\.1'),
     'no stages': (hook(num_stages=0), r'num_stages.*0'),
-    'jump of less than nothing': (hook(max_growth_jump=-1.), r'max_growth_jump of AutoProgHook.*-1'),
+    'jump of less than nothing': (hook(max_growth_jump=-1.),
+                                  r'max_growth_jump of AutoProgHook.*-1'),
     'limit that has moved': (
         hook(max_batch_per_step=64),
         r"has moved: put dict\(type='MicroBatchHook', max_batch_per_step=64\)"),
