@@ -31,7 +31,7 @@ from ...utils import derive_seed, seed_step
 from ...utils.errors import UserError
 from ...utils.ranks import check_ranks_agree, fingerprint
 from ..accumulation import num_parts
-from ..checkpoint import differing_parameters, pack, unpack
+from ..checkpoint import differing_parameters, request_checkpoint
 from ..loops import ResumableTrainLoop
 from ..optimizers import MoGrowMixin
 from ..wrappers import ElasticDistributedDataParallel
@@ -447,14 +447,10 @@ class AutoProgHook(Hook):
                     self._decide(runner)
         self.ledger.switch('train')
 
-    @property
-    def has_decided(self) -> bool:
-        """bool: Whether a search has decided what runs from the next epoch on."""
-        return self._choice is not None
-
     def _decide(self, runner) -> None:
         self._choice, record = self.search.decide(self.model, self.optim_wrapper)
         self._searching = False
+        request_checkpoint(runner)  # what is decided is never decided again
         self.ledger.record_decision(self._choice, record)
         self.ledger.switch('search')
         seconds = self.ledger.stages[-1]['seconds']['search']
@@ -603,7 +599,7 @@ class AutoProgHook(Hook):
     # ------------------------------------------------------------ checkpoints
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Save the hook's state, and make the whole checkpoint plain.
+        """Save the hook's state.
 
         Args:
             runner (Runner): The runner.
@@ -621,10 +617,9 @@ class AutoProgHook(Hook):
             searching=self._searching,
             search=None if self.search is None else self.search.state_dict(),
             ledger=self.ledger.state_dict())
-        pack(checkpoint)
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Make the checkpoint mmengine's again; on resume, take the hook's state.
+        """On resume, take the hook's state.
 
         Args:
             runner (Runner): The runner.
@@ -633,7 +628,6 @@ class AutoProgHook(Hook):
         Raises:
             ValueError: On resume, if the checkpoint has no such state.
         """
-        unpack(checkpoint)
         if not runner._resume:
             self._weights_of = checkpoint.get('autoprog')
             return
