@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ..utils.errors import UserError
-from ..utils.files import write_renamed
+from ..utils.files import write_atomically
 
 _JPEG_ENDINGS = ('.jpg', '.jpeg')
 _CHUNK = 16  # images that a process is given at a time
@@ -121,7 +121,8 @@ def prepare_images(source: str, target: str, names: Sequence[str], settings: Set
             with open(osp.join(source, name), 'rb') as file:
                 content = file.read()
             smaller = resize_image(content, name, settings)
-            write_renamed(osp.join(target, name), content if smaller is None else smaller)
+            write_atomically(osp.join(target, name), content if smaller is None else smaller,
+                             durable=False)
             resized += smaller is not None
         except Exception as error:  # whatever it is, it is reported and the others go on
             failed.append((name, f'{type(error).__name__}: {" ".join(str(error).split())}'))

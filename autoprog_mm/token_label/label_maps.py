@@ -16,7 +16,7 @@ from mmengine.utils import ProgressBar
 from torch.utils.data import DataLoader, Dataset
 
 from ..datasets.transforms.token_label import MAX_HALF_CLASSES
-from ..utils.files import write_renamed
+from ..utils.files import write_atomically
 from .teachers import DenseTeacher, ImageReader, build_teacher
 
 _POLL_SECONDS = 0.2
@@ -143,7 +143,8 @@ def _make_maps(args: argparse.Namespace, teacher: DenseTeacher, batches: List[Li
             if image.slot in errors:
                 failed.append((image.path, errors[image.slot]))
                 continue
-            write_renamed(osp.join(args.out, map_path(image.path)), _encode(maps[image.slot]))
+            write_atomically(osp.join(args.out, map_path(image.path)), _encode(maps[image.slot]),
+                             durable=False)
             agreed += best_class[image.slot] == image.label
         progress(len(batches[index]))
     return Result(agreed, failed)

@@ -1,62 +1,60 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
+"""Files of which a reader, or a kill, never sees half."""
 import contextlib
 import os
+import re
 from pathlib import Path
-from typing import Union
+from typing import Iterator, Union
 
 from mmengine.fileio import LocalBackend, register_backend
 
-# Ending of a file that is being written beside its place.
-BESIDE = '.tmp'
+# Name of a file that is being written beside its place; a kill leaves it there.
+UNFINISHED = re.compile(r'\.\d+\.tmp$')
 
 
-def write_atomically(path: str, text: str) -> None:
-    """Write a text file so that a reader, or a kill, never sees half of it.
+@contextlib.contextmanager
+def replacing(path: Union[str, Path], durable: bool = True) -> Iterator[str]:
+    """A name beside a file for its new content, which takes the file's place at the end.
 
-    The text is written beside the file, brought to the disk, and renamed.
+    If the block raises an error the file stays as it was, and what is beside
+    it is removed.
 
     Args:
-        path (str): The file to (over)write.
-        text (str): Its new content.
+        path (str | Path): The file to (over)write.
+        durable (bool): Whether to bring the content to the disk before it gets
+            its name, so that not even a power cut leaves an empty file. For
+            many small files that takes longer than to make them.
+            Defaults to True.
+
+    Yields:
+        str: The file to write instead.
     """
-    _write(path, text.encode())
-
-
-def _write(path: Union[str, Path], content: bytes) -> None:
-    beside = f'{path}{BESIDE}'
+    beside = f'{path}.{os.getpid()}.tmp'
     try:
-        with open(beside, 'wb') as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield beside
+        if durable:
+            with open(beside, 'rb+') as file:
+                os.fsync(file.fileno())
         os.replace(beside, path)
     except BaseException:  # a full disk must not stay full of what is of no use
         with contextlib.suppress(OSError):
             os.remove(beside)
         raise
-    _sync_folder(os.path.dirname(os.path.abspath(path)))
+    if durable:
+        _sync_folder(os.path.dirname(os.path.abspath(path)))
 
 
-def write_renamed(path: str, content: bytes) -> None:
-    """Write a file so that nobody ever sees half of it, for many small files.
-
-    It isn't brought to the disk at once, which would take longer than to make
-    it: a power cut may leave a file empty. Several processes may write into
-    one folder.
+def write_atomically(path: Union[str, Path], content: Union[str, bytes],
+                     durable: bool = True) -> None:
+    """Write a file by :func:`replacing` it.
 
     Args:
-        path (str): The file to (over)write.
-        content (bytes): Its new content.
+        path (str | Path): The file to (over)write.
+        content (str | bytes): Its new content; a text is written as UTF-8.
+        durable (bool): See :func:`replacing`. Defaults to True.
     """
-    beside = f'{path}.{os.getpid()}{BESIDE}'
-    try:
-        with open(beside, 'wb') as file:
-            file.write(content)
-        os.replace(beside, path)
-    except BaseException:  # Ctrl-C and the end of a worker, too
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(beside)
-        raise
+    with replacing(path, durable) as beside, open(beside, 'wb') as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 def _sync_folder(path: str) -> None:
@@ -72,26 +70,15 @@ def _sync_folder(path: str) -> None:
 
 
 class AtomicLocalBackend(LocalBackend):
-    """mmengine's local file backend, writing files beside their place first."""
+    """mmengine's local file backend that writes by :func:`write_atomically`."""
 
     def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
-        """Write bytes as :func:`write_atomically` does.
-
-        Args:
-            obj (bytes): The content.
-            filepath (str | Path): The file to (over)write.
-        """
+        """Write bytes; see the parent."""
         os.makedirs(os.path.dirname(os.path.abspath(filepath)), exist_ok=True)
-        _write(filepath, obj)
+        write_atomically(filepath, obj)
 
     def put_text(self, obj: str, filepath: Union[str, Path], encoding: str = 'utf-8') -> None:
-        """Write a text as :func:`write_atomically` does.
-
-        Args:
-            obj (str): The content.
-            filepath (str | Path): The file to (over)write.
-            encoding (str): Of the file. Defaults to 'utf-8'.
-        """
+        """Write a text; see the parent."""
         self.put(obj.encode(encoding), filepath)
 
 

@@ -21,7 +21,7 @@ from mmpretrain.registry import MODELS
 
 from autoprog_mm.datasets.transforms.token_label import load_token_label
 from autoprog_mm.token_label.teachers import build_teacher
-from autoprog_mm.utils.files import write_renamed
+from autoprog_mm.utils.files import write_atomically
 from tests.test_tools import load_tool
 
 ROOT = Path(__file__).parents[2]
@@ -346,7 +346,7 @@ def test_an_interrupted_write_leaves_no_trace(monkeypatch, tmp_path):
 
     monkeypatch.setattr(os, 'replace', replace)
     with pytest.raises(KeyboardInterrupt):
-        write_renamed(str(path), b'new')
+        write_atomically(str(path), b'new', durable=False)
     assert path.read_bytes() == b'old' and os.listdir(tmp_path) == ['a.pt']
 
 

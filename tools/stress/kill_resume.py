@@ -33,7 +33,7 @@ ROOT = osp.abspath(osp.join(osp.dirname(__file__), '..', '..'))
 sys.path.insert(0, ROOT)
 
 from autoprog_mm.engine.checkpoint import check_whole, load_plain  # noqa: E402
-from autoprog_mm.utils import write_atomically  # noqa: E402
+from autoprog_mm.utils.files import UNFINISHED, write_atomically  # noqa: E402
 
 KINDS = ('any', 'checkpoint', 'growth', 'search')
 COMPARED = ('state_dict', 'online_state_dict', 'optimizer', 'param_schedulers')
@@ -105,7 +105,8 @@ class Run:
 
     def beside(self) -> List[str]:
         """Checkpoints that are being written."""
-        return [name for name in os.listdir(self.work_dir) if name.endswith('.pth.tmp')]
+        return [name for name in os.listdir(self.work_dir)
+                if '.pth.' in name and UNFINISHED.search(name)]
 
     def find(self, pattern: str) -> List[Tuple[float, 're.Match']]:
         return [(when, m) for when, line in self.lines if (m := re.search(pattern, line))]

@@ -1,21 +1,25 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 import os
 import os.path as osp
-import re
-from contextlib import contextmanager
 from inspect import signature
-from typing import Iterator, List, Optional, Union
+from typing import List, Optional, Union
 
-from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import EpochBasedTrainLoop
 from mmpretrain.registry import HOOKS
 
-from ...utils import write_atomically
 from ...utils.errors import UserError
-from ...utils.files import BESIDE
-from ..checkpoint import check_whole, newest_whole
+from ...utils.files import UNFINISHED, write_atomically
+from ..checkpoint import (
+    MODEL_CONFIG,
+    ConfigText,
+    choose_checkpoint,
+    describe_model,
+    pack,
+    take_request,
+    unpack,
+)
 from ..loops import ResumableTrainLoop
 
 # Not to begin with 'val', or the logger would take it for a metric.
@@ -34,17 +38,6 @@ def _check_keys(kwargs: dict) -> None:
                          f'{sorted(known)}.')
 
 
-class _Formatted:
-    """A config whose text is there already."""
-
-    def __init__(self, cfg: Config, text: str) -> None:
-        self._cfg = cfg
-        self.pretty_text = text
-
-    def __getattr__(self, name: str):
-        return getattr(self._cfg, name)
-
-
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
     """mmengine's ``CheckpointHook`` that never has less than one whole checkpoint.
@@ -52,8 +45,9 @@ class SafeCheckpointHook(CheckpointHook):
     A checkpoint is written beside its place and renamed, and an old one is
     deleted only when the new one is whole. A resumed run goes on from the
     newest one that is whole, says which it passed over, and first does the
-    validation that a kill has cut off. What a search decides is
-    saved at once, so that it is decided once. Local work directories only.
+    validation that a kill has cut off. A checkpoint that a hook asks for by
+    ``request_checkpoint`` is saved besides. What is saved is plain data, with
+    what the model is built of. Local work directories only.
 
     Args:
         interval (int): Epochs (or steps) between checkpoints. Defaults to 1.
@@ -89,15 +83,12 @@ class SafeCheckpointHook(CheckpointHook):
         # Of checkpoints that end no epoch; the parent has one template only.
         self._step_template = _STEP_TEMPLATE if by_epoch else self.filename_tmpl
         self._kept: List[str] = []  # names, in the order of saving
-        self._formatted = '', ''  # a config as Python shows it, and as yapf formats it
+        self._config_text = ConfigText()
 
     # ------------------------------------------------------------- run begins
 
     def before_run(self, runner) -> None:
         """On resume, choose the checkpoint.
-
-        Args:
-            runner (Runner): The runner.
 
         Raises:
             ValueError: If the one that was asked for isn't whole, or there are
@@ -113,7 +104,9 @@ class SafeCheckpointHook(CheckpointHook):
         choice: List[Optional[str]] = [None, None]  # path, error
         if is_main_process():
             try:
-                choice[0] = self._choose(runner)
+                choice[0] = choose_checkpoint(
+                    runner._load_from, self._folder(runner),
+                    (self.filename_tmpl, self._step_template), runner.logger)
             except ValueError as error:
                 choice[1] = str(error)
         broadcast_object_list(choice)
@@ -123,44 +116,13 @@ class SafeCheckpointHook(CheckpointHook):
         runner._load_from = path
         runner._resume = path is not None
 
-    def _choose(self, runner) -> Optional[str]:
-        given = runner._load_from
-        if given is not None:
-            if '://' not in given:
-                try:
-                    check_whole(given)
-                except ValueError as error:
-                    raise UserError(
-                        f'Cannot resume: {error} To take the newest whole checkpoint of the work '
-                        'directory, give --resume no path (load_from=None).') from None
-            return given
-        folder = self._folder(runner)
-        # mmengine formats any template, such as 'epoch_{:03d}.pth'.
-        names = '|'.join(re.sub(r'\\\{.*?\\\}', r'\\d+', re.escape(template))
-                         for template in (self.filename_tmpl, self._step_template))
-        path, passed_over = newest_whole(folder, names)
-        for reason in passed_over:
-            runner.logger.warning(f'Passed over a checkpoint: {reason}')
-        if path is None and passed_over:
-            raise UserError(
-                f'Cannot resume: none of the checkpoints in {folder!r} is whole: '
-                f'{" ".join(passed_over)} Move them away to start anew.')
-        if path is None:
-            runner.logger.warning(
-                f'There is no checkpoint in {folder!r} to resume from: the run starts anew.')
-        return path
-
     def _folder(self, runner) -> str:
         if self.out_dir is None or self.out_dir == runner.work_dir:
             return runner.work_dir
         return osp.join(self.out_dir, osp.basename(runner.work_dir.rstrip(osp.sep)))
 
     def before_train(self, runner) -> None:
-        """Set up, and do the validation of the epoch that was resumed from.
-
-        Args:
-            runner (Runner): The runner.
-        """
+        """Set up, and do the validation of the epoch that was resumed from."""
         super().before_train(runner)
         loop, epoch = runner.train_loop, runner.epoch
         self._check_steps(runner)
@@ -170,7 +132,7 @@ class SafeCheckpointHook(CheckpointHook):
             self._remove_surplus()
         if is_main_process() and osp.isdir(self.out_dir):
             for name in os.listdir(self.out_dir):
-                if name.endswith(f'.pth{BESIDE}'):  # a kill has cut it off
+                if UNFINISHED.search(name):  # a kill has cut it off
                     os.remove(osp.join(self.out_dir, name))
         if hasattr(loop, '_decide_current_val_interval'):  # by `dynamic_intervals`
             loop._decide_current_val_interval()
@@ -202,15 +164,11 @@ class SafeCheckpointHook(CheckpointHook):
     # ----------------------------------------------------------------- saving
 
     def after_train_epoch(self, runner) -> None:
-        """Save when it is time, and whenever a search has decided.
-
-        Args:
-            runner (Runner): The runner.
-        """
+        """Save when it is time, and when :func:`request_checkpoint` asked for it."""
         before = self.last_ckpt
+        requested = take_request(runner)  # first, so that it isn't saved
         super().after_train_epoch(runner)  # saves if by_epoch
-        decided = any(getattr(hook, 'has_decided', False) for hook in runner.hooks)
-        if decided and self.last_ckpt == before:
+        if requested and self.last_ckpt == before:
             epoch = runner.epoch + 1
             self._save(runner, self.filename_tmpl.format(epoch if self.by_epoch else runner.iter),
                        dict(epoch=epoch, iter=runner.iter))
@@ -237,17 +195,21 @@ class SafeCheckpointHook(CheckpointHook):
         return self.last_ckpt
 
     def after_val_epoch(self, runner, metrics=None) -> None:
-        """Keep the best checkpoint.
-
-        Args:
-            runner (Runner): The runner.
-            metrics (dict): What the validation gave.
-        """
+        """Keep the best checkpoint."""
         if not hasattr(self, 'file_backend'):  # not in training
             return
         runner.message_hub.update_info(_VALIDATED, runner.epoch)
-        with self._format_once(runner):
+        with self._config_text.reused(runner):
             super().after_val_epoch(runner, metrics)
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Make the checkpoint plain, and add what its model is built of."""
+        checkpoint[MODEL_CONFIG] = describe_model(runner.cfg)
+        pack(checkpoint)
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Make the checkpoint mmengine's again."""
+        unpack(checkpoint)
 
     def _save_checkpoint_with_step(self, runner, step, meta) -> None:
         self._save(runner, self.filename_tmpl.format(step), meta)
@@ -259,7 +221,7 @@ class SafeCheckpointHook(CheckpointHook):
         before, self.last_ckpt = self.last_ckpt or runner._load_from, self._path(name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
         try:
-            with self._format_once(runner):
+            with self._config_text.reused(runner):
                 runner.save_checkpoint(
                     self.out_dir,
                     name,
@@ -276,26 +238,6 @@ class SafeCheckpointHook(CheckpointHook):
                 (f'The last whole one is {before!r}. ' if before else '') +
                 'Make room for it, then go on with the same command and --resume.') from error
         self._remove_surplus()
-
-    @contextmanager
-    def _format_once(self, runner) -> Iterator[None]:
-        """Spare the runner from formatting its config for each checkpoint.
-
-        That takes yapf some 0.3 s, which is most of what a checkpoint of a small
-        model takes.
-        """
-        cfg = runner.cfg
-        if isinstance(cfg, _Formatted):  # a best checkpoint is saved in a validation
-            yield
-            return
-        content = repr(cfg)
-        if content != self._formatted[0]:
-            self._formatted = content, cfg.pretty_text
-        runner.cfg = _Formatted(cfg, self._formatted[1])
-        try:
-            yield
-        finally:
-            runner.cfg = cfg
 
     def _remove_surplus(self) -> None:
         if self.max_keep_ckpts > 0:

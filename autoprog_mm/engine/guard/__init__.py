@@ -1,0 +1,7 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+from .bad_images import BadImages
+from .nonfinite import NonFiniteLosses
+from .signals import SIGNALS, StopSignals
+from .workers import shield_workers
+
+__all__ = ['SIGNALS', 'BadImages', 'NonFiniteLosses', 'StopSignals', 'shield_workers']
