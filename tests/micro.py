@@ -181,13 +181,16 @@ def write_label_maps(image_root: Path, label_root: Path, num_classes: int) -> Pa
     return label_root
 
 
+def skip_slow_texts(patch: pytest.MonkeyPatch) -> None:
+    """Skip what a runner writes that takes seconds: compilers' versions, layout of configs."""
+    patch.setattr(Runner, '_log_env', lambda *args: None)
+    patch.setattr(mmengine.config.config, 'FormatCode', lambda text, **_: (text, True))
+
+
 def run(cfg: Config, *hooks: Hook) -> Runner:
     """Train, with further hooks if there are any."""
     with pytest.MonkeyPatch.context() as patch:
-        # What takes a second each, for nobody: compilers' versions, and layout
-        # of the config's text.
-        patch.setattr(Runner, '_log_env', lambda *args: None)
-        patch.setattr(mmengine.config.config, 'FormatCode', lambda text, **_: (text, True))
+        skip_slow_texts(patch)
         runner = Runner.from_cfg(cfg)
         for hook in hooks:
             runner.register_hook(hook, 'LOWEST')
