@@ -3,18 +3,20 @@ import copy
 
 import pytest
 import torch
-from mmpretrain.registry import MODELS, OPTIM_WRAPPERS
+from mmpretrain.registry import MODELS
 
 from autoprog_mm.growth import (
+    GroupGrowth,
     GrowthOperator,
     IdentityInit,
     Interpolation,
+    Keep,
     MoGrow,
     RandomInit,
     Stacking,
     Subnet,
+    grow,
 )
-from autoprog_mm.growth.operators import GroupGrowth
 from autoprog_mm.registry import GROWTH_OPERATORS
 
 # With a smallest depth of 4, the 8 slots wake in the order 0 2 4 6, 7 5 3 1.
@@ -38,28 +40,44 @@ def build_model(init_cfg=INIT_CFG, **backbone):
 
 
 @torch.no_grad()
-def mark_slots(model, offset=1):
-    """Make every weight of slot k ``k + offset``, and of the rest 0.5."""
+def mark(model, copies=2):
+    """Make all weights of slot k ``k + 1``, and of the rest 0.5; in momentum copy j (which is
+    returned) 100 (j + 1) more, and of the rest ``-(j + 1)``."""
     for param in model.parameters():
         param.fill_(0.5)
+    momentum = [{name: torch.full_like(param, -(j + 1))
+                 for name, param in model.named_parameters()} for j in range(copies)]
     for index, slot in enumerate(model.backbone.layers):
-        for param in slot.parameters():
-            param.fill_(index + offset)
+        for name, param in slot.named_parameters():
+            param.fill_(index + 1)
+            for j, copy_ in enumerate(momentum):
+                copy_[f'backbone.layers.{index}.{name}'].fill_(100 * (j + 1) + index + 1)
+    return momentum
 
 
-def marks(model):
-    """What each slot is filled with; fails where its weights are not all the same."""
-    values = []
-    for slot in model.backbone.layers:
-        value, = {v for param in slot.parameters() for v in param.unique().tolist()}
-        values.append(value)
-    return values
+def marks(weights):
+    """What each slot is filled with (a set where it is no one number), and the rest."""
+    values = [set() for _ in range(8)] + [set()]
+    for name, value in dict(weights).items():
+        slot = int(name.split('.')[2]) if name.startswith('backbone.layers.') else 8
+        values[slot].update(value.unique().tolist())
+    return [next(iter(v)) if len(v) == 1 else v for v in values]
 
 
-@torch.no_grad()
-def apply(operator, model, before, after):
+def apply(operator, model, depth=6, momentum=()):
+    """Grow from depth 4, with momentum copies."""
     backbone = model.backbone
-    operator(GroupGrowth(backbone.layers, before, after, backbone, model))
+    backbone.set_subnet(Subnet(8, 32))
+    backbone.min_depth = 4
+    backbone.set_subnet(Subnet(4, 32))
+    grow(backbone, Subnet(depth, 32), operator, model, momentum)
+
+
+def filled(operator, before, after):
+    """What an operator fills 8 slots of a number each with, which was k + 1."""
+    slots = [dict(weight=torch.full((2, ), k + 1.)) for k in range(8)]
+    operator.fill(slots, GroupGrowth(None, [None] * 8, before, after))
+    return [slot['weight'][0].item() for slot in slots]
 
 
 def weights_but(model, *slots):
@@ -82,13 +100,9 @@ def test_all_are_registered():
         Stacking=Stacking,
         Interpolation=Interpolation,
         IdentityInit=IdentityInit,
-        MoGrow=MoGrow)
+        MoGrow=MoGrow,
+        Keep=Keep)
     assert all(issubclass(cls, GrowthOperator) for cls in GROWTH_OPERATORS.module_dict.values())
-
-
-def test_only_mogrow_adopts_the_momentum():
-    adopting = [n for n, cls in GROWTH_OPERATORS.module_dict.items() if cls.adopts_momentum]
-    assert adopting == ['MoGrow']
 
 
 @pytest.mark.parametrize('operator', [Interpolation(), MoGrow()])
@@ -100,12 +114,7 @@ def test_only_mogrow_adopts_the_momentum():
     (SIX, SIX, [1, 2, 3, 4, 5, 6, 7, 8]),
 ])
 def test_interpolation(operator, before, after, expected):
-    model = build_model()
-    mark_slots(model)
-    rest = weights_but(model, *range(8))
-    apply(operator, model, before, after)
-    assert marks(model) == expected
-    assert_same(rest, weights_but(model, *range(8)))
+    assert filled(operator, before, after) == expected
 
 
 @pytest.mark.parametrize('before, after, expected', [
@@ -120,12 +129,28 @@ def test_interpolation(operator, before, after, expected):
     (SIX, SIX, [1, 2, 3, 4, 5, 6, 7, 8]),
 ])
 def test_stacking(before, after, expected):
+    assert filled(Stacking(), before, after) == expected
+
+
+# From 4 to 6, slots 5 and 7 wake. First the online weights, last the rest of the model.
+@pytest.mark.parametrize('operator, online, momentum', [
+    (Interpolation(), [1, 2, 3, 4, 5, 5, 7, 7, .5], [1, 2, 3, 4, 5, 5, 7, 7]),
+    (Stacking(), [1, 2, 3, 4, 5, 7, 7, 3, .5], [1, 2, 3, 4, 5, 7, 7, 3]),
+    (Keep(), [1, 2, 3, 4, 5, 6, 7, 8, .5], [1, 2, 3, 4, 5, 6, 7, 8]),
+    # What is awake becomes the last copy, what sleeps stays.
+    (MoGrow(), [201, 2, 203, 4, 205, 205, 207, 207, -2], [1, 2, 3, 4, 5, 5, 7, 7]),
+], ids=lambda value: type(value).__name__)
+def test_momentum_copies_grow_as_the_weights_do(operator, online, momentum):
     model = build_model()
-    mark_slots(model)
-    rest = weights_but(model, *range(8))
-    apply(Stacking(), model, before, after)
-    assert marks(model) == expected
-    assert_same(rest, weights_but(model, *range(8)))
+    copies = mark(model)
+    tensors = [*model.parameters(), *(v for copy_ in copies for v in copy_.values())]
+    before = [(id(value), value.data_ptr()) for value in tensors]
+    apply(operator, model, momentum=copies)
+    assert marks(model.named_parameters()) == online
+    for j, copy_ in enumerate(copies):
+        assert marks(copy_) == [100 * (j + 1) + value for value in momentum] + [-(j + 1)]
+    after = [*model.parameters(), *(v for copy_ in copies for v in copy_.values())]
+    assert [(id(value), value.data_ptr()) for value in after] == before
 
 
 @pytest.mark.parametrize('backbone', [
@@ -133,39 +158,47 @@ def test_stacking(before, after, expected):
     dict(layer_scale_init_value=0.1),
     dict(layer_cfgs=dict(ffn_type='swiglu_fused')),
 ], ids=['plain', 'layer_scale', 'swiglu'])
+@torch.no_grad()
 def test_identity_init_keeps_the_function(backbone):
+    """Of the online weights and of each momentum copy."""
     model = build_model(**backbone)
-    with torch.no_grad():
-        for param in model.parameters():  # zeros, such as fresh biases, would hide a mistake
-            param.copy_(torch.randn_like(param) * 0.3)
+    for param in model.parameters():  # zeros, such as fresh biases, would hide a mistake
+        param.copy_(torch.randn_like(param) * 0.3)
     model.eval()
-    model.backbone.min_depth = 4
+    online = dict(model.named_parameters())
+    copies = [{name: torch.randn_like(param) * 0.3 for name, param in online.items()}
+              for _ in range(2)]
+    rest = weights_but(model, 5, 7)
     images = torch.randn(2, 3, 32, 32)
 
-    def logits(subnet):
-        model.backbone.set_subnet(subnet)
-        with torch.no_grad():
-            return model(images)
+    def logits(depth):
+        model.backbone.set_subnet(Subnet(depth, 32))
+        return [torch.func.functional_call(model, weights, (images, ))
+                for weights in (online, *copies)]
 
-    model.backbone.set_subnet(Subnet(4, 32))
-    rest = weights_but(model, 5, 7)
-    before = logits(Subnet(4, 32))
-    assert not torch.allclose(logits(Subnet(6, 32)), before, atol=1e-3)
-    apply(IdentityInit(), model, FOUR, SIX)
-    assert torch.equal(logits(Subnet(6, 32)), before)
+    model.backbone.min_depth = 4
+    before = logits(4)
+    for one, other in zip(logits(6), before):
+        assert not torch.allclose(one, other, atol=1e-3)
+    apply(IdentityInit(), model, 6, copies)
+    for one, other in zip(logits(6), before):
+        assert torch.equal(one, other)
     assert_same(rest, weights_but(model, 5, 7))
 
 
 def test_identity_init_zeroes_the_last_projections_alone():
     model = build_model()
-    mark_slots(model)
-    rest = weights_but(model, 5, 7)
-    apply(IdentityInit(), model, FOUR, SIX)
-    for index, source in ((5, 4), (7, 6)):
-        for name, param in model.backbone.layers[index].named_parameters():
-            zeroed = name.startswith(('attn.proj.', 'ffn.layers.1.'))
-            assert param.unique().tolist() == [0 if zeroed else source + 1], name
-    assert_same(rest, weights_but(model, 5, 7))
+    copies = mark(model)
+    apply(IdentityInit(), model, momentum=copies)
+    for weights, offset, other in ((dict(model.named_parameters()), 0, .5),
+                                   (copies[0], 100, -1), (copies[1], 200, -2)):
+        for name, param in weights.items():
+            slot = int(name.split('.')[2]) if name.startswith('backbone.layers.') else None
+            if slot in (5, 7) and ('.attn.proj.' in name or '.ffn.layers.1.' in name):
+                value = 0
+            else:
+                value = other if slot is None else offset + 1 + {5: 4, 7: 6}.get(slot, slot)
+            assert param.unique().tolist() == [value], name
 
 
 def assert_fresh(slot, attention_std):
@@ -196,10 +229,10 @@ def test_random_init(init_cfg, attention_std, initialized):
     model = build_model(init_cfg)
     if initialized:
         model.init_weights()
-    mark_slots(model)  # as training would
+    copies = mark(model)  # as training would
     cfg_before = copy.deepcopy(model.init_cfg)
     rest = weights_but(model, 5, 7)
-    apply(RandomInit(), model, FOUR, SIX)
+    apply(RandomInit(), model, momentum=copies)
 
     slots = model.backbone.layers
     for index in (5, 7):
@@ -208,16 +241,26 @@ def test_random_init(init_cfg, attention_std, initialized):
     assert not torch.equal(slots[5].ffn.layers[1].weight, slots[7].ffn.layers[1].weight)
     assert_same(rest, weights_but(model, 5, 7))
     assert model.init_cfg == cfg_before
+    # The momentum copies of what woke equal it, and the others stay.
+    for j, copy_ in enumerate(copies):
+        for name, param in slots[5].named_parameters():
+            assert torch.equal(copy_[f'backbone.layers.5.{name}'], param), name
+        for name, param in slots[7].named_parameters():
+            assert torch.equal(copy_[f'backbone.layers.7.{name}'], param), name
+        values = marks(copy_)
+        assert [values[k] for k in (0, 1, 2, 3, 4, 6)] == [
+            100 * (j + 1) + value for value in (1, 2, 3, 4, 5, 7)]
+        assert values[8] == -(j + 1)
 
 
 def test_random_init_again():
     """Slots that were trained, slept and wake once more are as fresh as at first."""
     model = build_model()
     model.init_weights()
-    apply(RandomInit(), model, FOUR, SIX)
+    apply(RandomInit(), model)
     first = model.backbone.layers[7].attn.qkv.weight.clone()
-    mark_slots(model)
-    apply(RandomInit(), model, FOUR, SIX)
+    mark(model)
+    apply(RandomInit(), model)
     assert_fresh(model.backbone.layers[7], 0.02)
     assert not torch.equal(model.backbone.layers[7].attn.qkv.weight, first)
 
@@ -225,8 +268,8 @@ def test_random_init_again():
 def test_random_init_is_that_of_a_new_classifier():
     model, new = build_model(), build_model()
     new.init_weights()
-    mark_slots(model)
-    apply(RandomInit(), model, FOUR, EIGHT)
+    mark(model)
+    apply(RandomInit(), model, 8)
     for name, param in model.backbone.layers[7].named_parameters():
         fresh = new.backbone.layers[7].get_parameter(name)
         assert param.std().item() == pytest.approx(fresh.std().item(), rel=0.3, abs=1e-12), name
@@ -237,8 +280,8 @@ def test_random_init_follows_the_layers_own_init_cfg():
     own = dict(type='Constant', layer='LayerNorm', val=0.7, bias=0.1)
     model = build_model(layer_cfgs=dict(init_cfg=own))
     model.init_weights()
-    mark_slots(model)
-    apply(RandomInit(), model, FOUR, SIX)
+    mark(model)
+    apply(RandomInit(), model)
     for index in (5, 7):
         norm = model.backbone.layers[index].ln1
         assert norm.weight.unique().tolist() == pytest.approx([0.7])
@@ -248,44 +291,11 @@ def test_random_init_follows_the_layers_own_init_cfg():
 def test_random_init_of_layer_scale():
     model = build_model(layer_scale_init_value=0.1)
     model.init_weights()
-    mark_slots(model)
-    apply(RandomInit(), model, FOUR, SIX)
+    mark(model)
+    apply(RandomInit(), model)
     for index in (5, 7):
         slot = model.backbone.layers[index]
         for name, param in slot.named_parameters():
             if 'gamma' in name:
                 assert param.unique().tolist() == pytest.approx([0.1]), name
     assert model.backbone.layers[6].attn.gamma1.weight.unique().tolist() == [7]
-
-
-# In online weights slot k is k + 1 and the rest 0.5; in momentum weights k + 101 and -0.5.
-@pytest.mark.parametrize('name, expected, rest', [
-    ('Interpolation', [1, 2, 3, 4, 5, 5, 7, 7], 0.5),
-    ('Stacking', [1, 2, 3, 4, 5, 7, 7, 3], 0.5),
-    ('MoGrow', [101, 2, 103, 4, 105, 105, 107, 107], -0.5),
-])
-def test_growth_in_the_optimizer_wrapper(name, expected, rest):
-    model = build_model()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    wrapper = OPTIM_WRAPPERS.build(
-        dict(type='MoGrowOptimWrapper', optimizer=optimizer, growth=dict(type=name)))
-    model.backbone.min_depth = 4
-    model.backbone.set_subnet(Subnet(4, 32))
-    wrapper.initialize_count_status(model, 0, 10)
-    mark_slots(model)
-    for key, value in wrapper.momentum_weights().items():
-        parts = key.split('.')
-        value.fill_(int(parts[2]) + 101 if parts[1] == 'layers' and parts[0] == 'backbone' else -.5)
-
-    wrapper.grow(model.backbone, Subnet(6, 32))
-    assert model.backbone.awake_slots == SIX
-    assert marks(model) == expected
-    others = [p for n, p in model.named_parameters() if not n.startswith('backbone.layers.')]
-    assert all(param.unique().tolist() == [rest] for param in others)
-    # The momentum copies always grow from their own sources.
-    for key, value in wrapper.momentum_weights().items():
-        if key.startswith('backbone.layers.'):
-            slot = int(key.split('.')[2])
-            assert value.unique().tolist() == [{5: 105, 7: 107}.get(slot, slot + 101)], key
-        else:
-            assert value.unique().tolist() == [-0.5]

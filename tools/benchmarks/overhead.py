@@ -23,15 +23,15 @@ from mmengine.model import ExponentialMovingAverage
 from mmengine.runner import Runner
 
 from autoprog_mm.engine import AutoProgHook, MoGrowEMAHook, RunGuardHook
-from autoprog_mm.engine.optimizers import MoGrowMixin
+from autoprog_mm.engine.optimizers import FiniteSteps, MomentumCopies
 from autoprog_mm.launch.prepare import prepare_config
 
 # Whose methods are timed, under which name.
 TIMED = {
     'hooks': [(hook, method) for hook in (AutoProgHook, MoGrowEMAHook, RunGuardHook)
               for method in ('before_train_iter', 'after_train_iter')],
-    'momentum': [(MoGrowMixin, '_move_momentum')],
-    'check of gradients': [(MoGrowMixin, '_gradients_not_finite')],
+    'momentum': [(MomentumCopies, 'update')],
+    'check of gradients': [(FiniteSteps, 'check')],
 }
 
 
@@ -109,10 +109,10 @@ def main() -> None:
         loop.run_iter = timed_iter
         runner.train()
     rows = {key: median(step[key] for step in steps[1:]) for key in steps[0]}  # the first warms up
-    wrapper, model = runner.optim_wrapper, runner.model
-    copies = len(wrapper.ema_decays)
+    model, copies = runner.model, len(runner.optim_wrapper.ema_decays)
+    momentum = MomentumCopies(model, runner.optim_wrapper.ema_decays)
     average = ExponentialMovingAverage(model)
-    turns = [(seconds(wrapper._move_momentum, device),
+    turns = [(seconds(momentum.update, device),
               seconds(lambda: average.update_parameters(model), device))
              for _ in range(args.rounds)]
     ours, theirs = (median(times) for times in zip(*turns))

@@ -25,14 +25,7 @@ class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                    module: nn.Module,
                    prefix: str = '',
                    is_dcn_module: Optional[Union[int, float]] = None) -> None:
-        """Add the parameters of a module, in groups of equal settings.
-
-        Args:
-            params (list[dict]): Groups; changed in place.
-            module (Module): The module.
-            prefix (str): Its name, empty for the model.
-            is_dcn_module (int | float, optional): As the parent's.
-        """
+        """Add the parameters of a module, in groups of equal settings."""
         super().add_params(params, module, prefix, is_dcn_module)
         if not prefix:  # of the model, after all of its parts
             params[:] = merge_groups(params)
