@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 
 from ..datasets.seeded import batch_size_of
 from ..engine.accumulation import num_parts
-from ..engine.hooks import AutoProgHook
+from ..engine.hooks import AutoProgHook, MicroBatchHook
 from ..growth.probe import probe_steps
 from ..growth.schedule import Stage
 from ..growth.scoring import stage_choices
@@ -158,11 +158,13 @@ def _describe(runner, hook: AutoProgHook, processes: int, dtype: Optional[torch.
         samples, processes, step_batch, loader.drop_last)
     candidates = stage_choices(stages, search and search.bounds)
     full = backbone.full_subnet
+    limit = next((h.max_batch_per_step for h in runner.hooks if isinstance(h, MicroBatchHook)),
+                 None)
     costs = _estimate(runner, dict.fromkeys(
         [*(s for part in candidates for s in part), *(stage.subnet for stage in stages), full]),
-        step_batch, hook.max_batch_per_step, dtype)
+        step_batch, limit, dtype)
     if measure:
-        notes += _measure(runner, costs, step_batch, hook.max_batch_per_step)
+        notes += _measure(runner, costs, step_batch, limit)
 
     def step(subnet: Subnet) -> float:
         return costs[subnet].seconds if measure else costs[subnet].flops

@@ -1,16 +1,12 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
-from typing import Iterable, List, Optional, Sequence, Tuple
+from typing import Callable, Iterable, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn as nn
 from mmengine.dist import broadcast_object_list, get_rank
 from mmpretrain.registry import TASK_UTILS
 
-<<<<<<< HEAD
 from ..utils.checks import check_int, check_number
-=======
-from ..utils import derive_seed
->>>>>>> planning
 from ..utils.errors import UserError
 from .probe import labelled_batches, mean_losses, time_candidates
 from .schedule import Stage
@@ -230,27 +226,10 @@ class OneShotSearch:
             eval_batches=self.eval_batches,
             evals=list(self.evals),
             cost=self.cost,
-<<<<<<< HEAD
             max_lag=self.bounds.max_lag,
             first_stage=self.bounds.first_stage,
             reduction=self.reduction,
             min_w=self.min_w)
-=======
-            # Checkpoints of before there were these have none.
-            **{name: value for name, value, default in (
-                ('max_lag', self.bounds.max_lag, None),
-                ('first_stage', self.bounds.first_stage, 0),
-                ('reduction', self.reduction, 'mean'),
-                ('min_w', self.min_w, 0.)) if value != default})
-
-    def draw(self, seed: int, step: int) -> Subnet:
-        """The candidate that step ``step`` trains, the same on all ranks."""
-        return self.candidates[derive_seed(seed, 'subnet', step) % len(self.candidates)]
-
-    def evaluation_steps(self, epoch: int, num_steps: int) -> List[int]:
-        """After which steps of the search's epoch ``epoch`` to evaluate."""
-        return evaluation_steps(num_steps, self.evals[0] if epoch == 0 else self.evals[1])
->>>>>>> planning
 
     # ------------------------------------------------------------- evaluation
 

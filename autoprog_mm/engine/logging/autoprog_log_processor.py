@@ -41,12 +41,13 @@ class AutoProgLogProcessor(LogProcessor):
         hook = next((hook for hook in runner.hooks if isinstance(hook, AutoProgHook)), None)
         if mode != 'train' or hook is None:
             return tag, text
-        subnet, left = hook.backbone.running_subnet, hook.time_left(runner, batch_idx + 1)
+        subnet = hook.parts.backbone.running_subnet
+        left = hook.time_left(runner, batch_idx + 1)
         tag.update({
             'autoprog/stage': hook.stage_index + 1,
             'autoprog/depth': subnet.depth,
             'autoprog/resolution': subnet.resolution,
-            'autoprog/train_seconds': hook.ledger.train_seconds,
+            'autoprog/train_seconds': hook.record.ledger.train_seconds,
         })
         if left is not None:
             tag.update({'autoprog/eta_low': left.low, 'autoprog/eta_high': left.high})

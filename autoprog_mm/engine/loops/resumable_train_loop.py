@@ -27,7 +27,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
 
     Attributes:
         num_parts (int): In how many parts the next step is done, set by
-            ``AutoProgHook`` as its ``max_batch_per_step`` asks for.
+            ``MicroBatchHook``.
     """
 
     num_parts = 1
