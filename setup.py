@@ -60,6 +60,7 @@ with TemporaryDirectory() as build_base:
         long_description_content_type='text/markdown',
         license='Apache-2.0',
         packages=find_packages(include=['autoprog_mm', 'autoprog_mm.*']),
+        package_data={'autoprog_mm.report': ['templates/*']},
         cmdclass=dict(build_py=BuildWithExtension),
         options=dict(build=dict(build_base=build_base)),
         python_requires='>=3.10',
@@ -67,6 +68,7 @@ with TemporaryDirectory() as build_base:
             'mmcv-lite>=2.0.1,<2.3',  # or mmcv, the same package with compiled operators
             'mmengine>=0.10.4,<0.11',
             'mmpretrain>=1.2.0,<1.3',
+            'jinja2>=3,<4',  # the page of reports
             'matplotlib',  # pictures of plans and reports
             'numpy',
             'setuptools<81',  # mmengine needs its pkg_resources

@@ -23,6 +23,9 @@ from mmengine.config import Config, DictAction  # noqa: E402
 from autoprog_mm.apis.plan import Plan, make_plan  # noqa: E402
 from autoprog_mm.growth import Subnet  # noqa: E402
 from autoprog_mm.launch.prepare import prepare_config  # noqa: E402
+from autoprog_mm.report.colors import LIGHT  # noqa: E402
+from autoprog_mm.report.schedule import PARTS, Band, Line, plot_schedule  # noqa: E402
+from autoprog_mm.report.style import picture_file  # noqa: E402
 
 _LARGE_SHARE = 0.1  # of a run, for what its searches do besides training
 _DTYPES = dict(bfloat16=torch.bfloat16, float16=torch.float16)
@@ -60,10 +63,6 @@ def read_plan(args: argparse.Namespace) -> Plan:
     return make_plan(cfg, args.processes, args.samples, dtype, args.measure)
 
 
-def name(subnet: Subnet) -> str:
-    return f'{subnet.depth}x{subnet.resolution}'
-
-
 def write(plan: Plan) -> List[str]:
     """The lines to print."""
     lines = [
@@ -73,7 +72,7 @@ def write(plan: Plan) -> List[str]:
     lines += [f'Note: {note}' for note in plan.notes]
     lines.append('')
     for stage, candidates in zip(plan.stages, plan.candidates):
-        names = ', '.join(map(name, candidates))
+        names = ', '.join(map(str, candidates))
         lines.append(
             f'Stage {stage.index + 1}, epochs {stage.begin_epoch + 1} to {stage.end_epoch}: ' +
             (f'a search of {plan.search_epochs} epoch{"s" if plan.search_epochs > 1 else ""}, that '
@@ -84,7 +83,7 @@ def write(plan: Plan) -> List[str]:
     for subnet, cost in sorted(plan.subnets.items(), key=lambda item: item[1].flops):
         share = cost.seconds / full.seconds if plan.seconds else cost.flops / full.flops
         lines.append(
-            f'{name(subnet):>10}  {cost.parameters / 1e6:>6.2f} M  {cost.flops / 1e9:>7.3g}  '
+            f'{subnet!s:>10}  {cost.parameters / 1e6:>6.2f} M  {cost.flops / 1e9:>7.3g}  '
             f'{share:>7.1%}  {cost.memory / 2**30:>6.2f} GB' +
             (f'  {cost.seconds:>8.4f}s' if plan.seconds else ''))
     by = 'measured steps' if plan.seconds else 'multiply-adds'
@@ -106,36 +105,24 @@ def write(plan: Plan) -> List[str]:
 
 
 def draw(plan: Plan, path: str) -> None:
-    """Draw depth and resolution over the epochs, as bands where choices are open."""
-    import matplotlib
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-    figure, axes = plt.subplots(3, 1, figsize=(8, 6), sharex=True, layout='constrained')
-    ends = [edge for s in plan.stages for edge in (s.begin_epoch, s.end_epoch)]
+    """Draw depth, resolution and cost over the epochs, as bands where choices are open."""
     full = plan.subnets[plan.full]
 
     def cost(subnet: Subnet) -> float:
         mine = plan.subnets[subnet]
-        return mine.seconds / full.seconds if plan.seconds else mine.flops / full.flops
+        return 100 * (mine.seconds / full.seconds if plan.seconds else mine.flops / full.flops)
 
-    for axis, of, label in zip(
-            axes, (lambda s: s.depth, lambda s: s.resolution, lambda s: 100 * cost(s)),
-            ('depth', 'resolution in px', 'cost of a step,\n% of the full network')):
-        values = [sorted(map(of, candidates)) for candidates in plan.candidates]
-        axis.fill_between(ends, [v[0] for v in values for _ in 'be'],
-                          [v[-1] for v in values for _ in 'be'], color='tab:blue', alpha=0.2,
-                          label='open to the search' if plan.search_epochs else None)
-        manual = [of(s.subnet) for s in plan.stages for _ in 'be']
-        axis.plot(ends, manual, color='tab:blue', label='manual schedule')
-        axis.axhline(of(plan.full), color='silver', linewidth=3, zorder=0, label='no growth')
-        axis.set_ylabel(label)
-        axis.set_ylim(bottom=0)
-        axis.grid(alpha=0.3)
-    axes[0].legend(loc='lower right')
-    axes[-1].set_xlabel('epochs')
-    # Of the same plan, the same bytes; a viewer has fonts.
-    with plt.rc_context({'svg.fonttype': 'none', 'svg.hashsalt': 'plan'}):
-        figure.savefig(path, dpi=120, metadata={'Date': None} if path.endswith('.svg') else None)
+    parts = {**PARTS, 'Cost of a step in % of the full network': cost}
+    manual = [(s.begin_epoch, s.end_epoch, s.subnet) for s in plan.stages]
+    with picture_file(path, len(parts), 5.5) as axes:
+        plot_schedule(
+            axes, parts, [plan.full],
+            lines=[Line('no growth', LIGHT['baseline'], 4.5, [(0, plan.epochs, plan.full)]),
+                   Line('manual schedule', LIGHT['run'], 2, manual)],
+            bands=[Band(s.begin_epoch, s.end_epoch, candidates)
+                   for s, candidates in zip(plan.stages, plan.candidates) if len(candidates) > 1],
+            band_label='open to the search', band_color=LIGHT['search'])
+        axes[-1].set_xlabel('Epochs')
 
 
 def main() -> None:

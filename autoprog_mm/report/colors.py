@@ -1,7 +1,6 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """Colours by what they mean, so that one picture is readable in light and in dark."""
 import re
-from typing import Dict
 
 # In light and in dark.
 COLORS = {
@@ -19,18 +18,13 @@ COLORS = {
     'growth': ('#b3265a', '#f0719e'),
     'val': ('#9aa3ad', '#6f7985'),
 }
-# matplotlib knows hex colours only: each name is drawn as one that stands for it.
-_FIRST = 0x0a0b00
-STAND_IN: Dict[str, str] = {name: f'#{_FIRST + i:06x}' for i, name in enumerate(COLORS)}
+LIGHT = {name: light for name, (light, _) in COLORS.items()}
+DARK = {name: dark for name, (_, dark) in COLORS.items()}
+# matplotlib knows hex colours only: each CSS variable is drawn as one that stands for it.
+STAND_IN = {name: f'#{0x0a0b00 + i:06x}' for i, name in enumerate(COLORS)}
 _NAME_OF = {color: name for name, color in STAND_IN.items()}
 
 
 def with_variables(svg: str) -> str:
     """Put CSS variables in place of the colours that stand for them."""
-    pattern = '|'.join(_NAME_OF)
-    return re.sub(pattern, lambda match: f'var(--{_NAME_OF[match[0]]})', svg)
-
-
-def variables(dark: bool) -> str:
-    """The CSS variables of all colours."""
-    return ' '.join(f'--{name}: {pair[dark]};' for name, pair in COLORS.items())
+    return re.sub('|'.join(_NAME_OF), lambda match: f'var(--{_NAME_OF[match[0]]})', svg)

@@ -1,22 +1,18 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
-"""A report's pictures, as SVG to be put into a page."""
-import functools
-import io
-import re
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+"""The report's pictures; each ``draw_*`` gives an ``<svg>`` element."""
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
-import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.text import Annotation
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
-from matplotlib.transforms import Bbox
 
 from ..record.ledger import ACCOUNTS
-from ..record.run import Candidate, Run, Search
+from ..record.run import Run, Search
 from . import texts
-from .colors import STAND_IN, with_variables
+from .colors import LIGHT, STAND_IN
+from .point_names import name_points
+from .schedule import PARTS, Band, Line, plot_schedule
+from .style import WIDTH, add_legend, panels, picture_file, set_log_axis, style, to_svg
 
 ACCOUNT_NAMES = {
     'data': 'waiting for data',
@@ -25,62 +21,15 @@ ACCOUNT_NAMES = {
     'growth': 'growth',
     'val': 'validation',
 }
-# Of a page as wide as it gets; narrower ones scale or scroll.
-_WIDTH = 9.6
 # Logged losses are many and noisy: more points than these are averaged.
 MAX_POINTS = 400
 # So few are marked, for a line may not be seen.
 _MARKED_POINTS = 60
-_STYLE = {
-    # Text stays text, in the page's font. Room is made for this one, which is wide.
-    'svg.fonttype': 'none',
-    'svg.hashsalt': 'autoprog',  # the same run gives the same file
-    'font.family': 'DejaVu Sans',
-    'font.size': 9.5,
-    'axes.titlesize': 9.5,
-    'axes.titlelocation': 'left',
-    'axes.axisbelow': True,
-    'axes.grid': True,
-    'axes.linewidth': 0.8,
-    'axes.spines.top': False,
-    'axes.spines.right': False,
-    'grid.linewidth': 0.6,
-    'legend.frameon': False,
-    'legend.handlelength': 1.4,
-    'lines.solid_capstyle': 'round',
-    'xtick.major.size': 0,
-    'ytick.major.size': 0,
-    'xtick.major.pad': 6,
-    'ytick.major.pad': 6,
-    'figure.facecolor': 'none',
-    'axes.facecolor': 'none',
-    'savefig.facecolor': 'none',
-    'text.color': STAND_IN['ink'],
-    'axes.labelcolor': STAND_IN['soft'],
-    'axes.edgecolor': STAND_IN['line'],
-    'grid.color': STAND_IN['line'],
-    'xtick.color': STAND_IN['soft'],
-    'ytick.color': STAND_IN['soft'],
-}
 
 _Losses = List[Tuple[float, Optional[float]]]
 
 
-def _styled(draw: Callable[..., str]) -> Callable[..., str]:
-    """In this style, whatever the user's own settings of matplotlib are."""
-
-    @functools.wraps(draw)
-    def styled(*args):
-        with matplotlib.style.context(['default', _STYLE]):
-            return draw(*args)
-
-    return styled
-
-
-# ------------------------------------------------------------------- pictures
-
-
-@_styled
+@style()
 def draw_schedule(run: Run, baseline: Optional[Run]) -> str:
     """Depth and resolution over training time.
 
@@ -91,38 +40,22 @@ def draw_schedule(run: Run, baseline: Optional[Run]) -> str:
     Returns:
         str: An ``<svg>`` element, as of all functions here.
     """
-    figure, axes = _panels(2, 3.3)
+    figure, axes = panels(2, 3.3)
     unit, name = _time_axis(axes[-1], run, baseline)
-    for axis, part, label in zip(axes, ('depth', 'resolution'), ('Depth', 'Resolution in px')):
-        axis.set_title(label)
-        for one, kind in _runs(run, baseline):
-            times, values = _steps(one, part)
-            axis.plot(np.array(times) / unit, values, color=STAND_IN[kind],
-                      linewidth=4.5 if kind == 'baseline' else 2, label=_label(kind))
-        for i, (begin, end, low, high) in enumerate(_searches(run, part)):
-            axis.fill_between(np.array([begin, end]) / unit, low, high, color=STAND_IN['search'],
-                              alpha=0.3, linewidth=0, label='a search tries these' if not i else '')
-        axis.set_ylim(0, 1.12 * max(getattr(one.full, part) for one, _ in _runs(run, baseline)))
-        axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    _legend(figure, axes[0])
-    return _svg(figure, 'schedule', f'Depth and resolution over training time in {name}')
+    _plot_schedule(axes, run, baseline, unit, STAND_IN)
+    add_legend(figure, axes[0])
+    return to_svg(figure, 'schedule', f'Depth and resolution over training time in {name}')
 
 
-@_styled
+@style()
 def draw_curves(run: Run, baseline: Optional[Run]) -> str:
     """Training loss and top-1 over training time."""
-    figure, axes = _panels(2, 5.2)
+    figure, axes = panels(2, 5.2)
     unit, name = _time_axis(axes[-1], run, baseline)
     axes[0].set_title('Training loss')
-    axes[1].set_title('Top-1 in %')
     for one, kind in _runs(run, baseline):
-        validations = [(v.seconds, v.top1) for v in one.validations]
-        for axis, pairs in zip(axes, (_averaged(one.losses), validations)):
-            if pairs:
-                seconds, values = (_with_gaps(column) for column in zip(*pairs))
-                axis.plot(seconds / unit, values, color=STAND_IN[kind], label=_label(kind),
-                          linewidth=3 if kind == 'baseline' else 1.8, markersize=3.5,
-                          marker='o' if len(pairs) <= _MARKED_POINTS else None)
+        _plot_curve(axes[0], _averaged(one.losses), kind, unit, STAND_IN)
+    _plot_top1(axes[1], run, baseline, unit, STAND_IN)
     for axis in axes:
         if not np.isfinite([y for line in axis.lines for y in line.get_ydata()]).any():
             axis.text(0.5, 0.5, 'none in the log', transform=axis.transAxes, ha='center',
@@ -132,12 +65,11 @@ def draw_curves(run: Run, baseline: Optional[Run]) -> str:
         for stage in run.stages[1:]:
             axis.axvline(stage.begin_seconds / unit, color=STAND_IN['soft'], linewidth=0.8,
                          linestyle=(0, (2, 3)), zorder=0.5)
-    axes[1].set_ylim(bottom=0)
-    _legend(figure, max(axes, key=lambda axis: len(axis.get_legend_handles_labels()[0])))
-    return _svg(figure, 'curves', f'Training loss and top-1 over training time in {name}')
+    add_legend(figure, max(axes, key=lambda axis: len(axis.get_legend_handles_labels()[0])))
+    return to_svg(figure, 'curves', f'Training loss and top-1 over training time in {name}')
 
 
-@_styled
+@style()
 def draw_search(search: Search, number: int) -> str:
     """Loss over cost of a search's candidates, with the trend, on logarithmic axes.
 
@@ -147,14 +79,15 @@ def draw_search(search: Search, number: int) -> str:
     """
     figure = Figure(figsize=(4.5, 3.4), layout='constrained')
     axis = figure.add_subplot()
-    shown = search.drawable
+    # The choice comes first, since it must have a name.
+    shown = sorted(search.drawable, key=lambda candidate: not candidate.chosen)
     unit, name = texts.cost_unit([search.cost(c) for c in shown], search.by_time)
     costs = [search.cost(candidate) / unit for candidate in shown]
     losses = [candidate.loss for candidate in shown]
-    _log_axis(axis, 'x', costs)
+    set_log_axis(axis, 'x', costs)
     ends = np.array(axis.get_xlim())
     trend = [search.trend(cost * unit) for cost in ends]
-    _log_axis(axis, 'y', losses + trend)
+    set_log_axis(axis, 'y', losses + trend)
     axis.plot(ends, trend, color=STAND_IN['soft'], linewidth=1.4, linestyle=(0, (4, 3)),
               label='trend')
     for chosen, color, size, label in ((False, 'run', 26, 'candidates'),
@@ -164,12 +97,13 @@ def draw_search(search: Search, number: int) -> str:
             axis.scatter(*zip(*points), s=size, color=STAND_IN[color], label=label, zorder=3)
     axis.set_xlabel(f'Cost of a {"step" if search.by_time else "picture"} in {name}')
     axis.set_title('Loss')
-    _legend(figure, axis)
-    _name_points(figure, axis, costs, losses, shown)
-    return _svg(figure, f'search-{number}', f'Loss over cost of the candidates of stage {number}')
+    add_legend(figure, axis)
+    name_points(figure, axis, costs, losses, [texts.of_subnet(c.subnet) for c in shown],
+                [STAND_IN['choice' if c.chosen else 'ink'] for c in shown])
+    return to_svg(figure, f'search-{number}', f'Loss over cost of the candidates of stage {number}')
 
 
-@_styled
+@style()
 def draw_accounts(run: Run, baseline: Optional[Run]) -> str:
     """Where the seconds went, by stage, and in all against the baseline."""
     bars = [(f'Stage {stage.number}, {texts.of_subnet(stage.subnet)}', stage.seconds)
@@ -178,7 +112,7 @@ def draw_accounts(run: Run, baseline: Optional[Run]) -> str:
         bars.append(('This run', total_seconds(run)))
     if baseline is not None:
         bars.append(('Baseline', total_seconds(baseline)))
-    figure = Figure(figsize=(_WIDTH, 0.95 + 0.36 * len(bars)), layout='constrained')
+    figure = Figure(figsize=(WIDTH, 0.95 + 0.36 * len(bars)), layout='constrained')
     axis = figure.add_subplot()
     unit, name = texts.time_unit(max(sum(seconds.values()) for _, seconds in bars))
     # What is summed up stands a little apart.
@@ -195,8 +129,22 @@ def draw_accounts(run: Run, baseline: Optional[Run]) -> str:
     axis.grid(False, axis='y')
     axis.spines['left'].set_visible(False)
     axis.set_xlabel(f'Wall time in {name}')
-    _legend(figure, axis)
-    return _svg(figure, 'accounts', 'Where the seconds went, by stage')
+    add_legend(figure, axis)
+    return to_svg(figure, 'accounts', 'Where the seconds went, by stage')
+
+
+def save_picture(run: Run, baseline: Optional[Run], path: str) -> None:
+    """Draw depth, resolution and top-1 over training time into a file.
+
+    Args:
+        run (Run): The run.
+        baseline (Run | None): Drawn behind it.
+        path (str): A .png, .svg or .pdf.
+    """
+    with picture_file(path, 3, 6.5) as axes:
+        unit, _ = _time_axis(axes[-1], run, baseline)
+        _plot_schedule(axes, run, baseline, unit, LIGHT)
+        _plot_top1(axes[2], run, baseline, unit, LIGHT)
 
 
 def total_seconds(run: Run) -> Dict[str, float]:
@@ -218,11 +166,6 @@ def _label(kind: str) -> str:
     return 'this run' if kind == 'run' else 'baseline'
 
 
-def _panels(rows: int, height: float) -> Tuple[Figure, Sequence[Axes]]:
-    figure = Figure(figsize=(_WIDTH, height), layout='constrained')
-    return figure, figure.subplots(rows, sharex=True)
-
-
 def _time_axis(axis: Axes, run: Run, baseline: Optional[Run]) -> Tuple[float, str]:
     longest = max(one.last_seconds for one, _ in _runs(run, baseline))
     unit, name = texts.time_unit(longest)
@@ -231,23 +174,38 @@ def _time_axis(axis: Axes, run: Run, baseline: Optional[Run]) -> Tuple[float, st
     return unit, name
 
 
-def _steps(run: Run, part: str) -> Tuple[List[float], List[int]]:
-    times: List[float] = []
-    values: List[int] = []
-    for i, stage in enumerate(run.stages):
-        last = i == len(run.stages) - 1
-        times += [stage.begin_seconds, run.last_seconds if last else stage.end_seconds]
-        values += [getattr(stage.subnet, part)] * 2
-    return times, values
-
-
-def _searches(run: Run, part: str) -> Iterator[Tuple[float, float, int, int]]:
-    """Begin, end, lowest and highest of what each search tried."""
+def _plot_schedule(axes: Sequence[Axes], run: Run, baseline: Optional[Run], unit: float,
+                   colors: Dict[str, str]) -> None:
+    lines, bands = [], []
+    for one, kind in _runs(run, baseline):
+        spans = [(stage.begin_seconds / unit,
+                  (one.last_seconds if stage is one.stages[-1] else stage.end_seconds) / unit,
+                  stage.subnet) for stage in one.stages]
+        lines.append(Line(_label(kind), colors[kind], 4.5 if kind == 'baseline' else 2, spans))
     for stage in run.stages:
         if stage.search is not None:
-            values = [getattr(candidate.subnet, part) for candidate in stage.search.candidates]
             end = run.seconds_at(stage.begin_epoch + stage.search.epochs)
-            yield stage.begin_seconds, end, min(values), max(values)
+            bands.append(Band(stage.begin_seconds / unit, end / unit,
+                              [candidate.subnet for candidate in stage.search.candidates]))
+    plot_schedule(axes, PARTS, [one.full for one, _ in _runs(run, baseline)], lines, bands,
+                  'a search tries these', colors['search'])
+
+
+def _plot_top1(axis: Axes, run: Run, baseline: Optional[Run], unit: float,
+               colors: Dict[str, str]) -> None:
+    axis.set_title('Top-1 in %')
+    for one, kind in _runs(run, baseline):
+        _plot_curve(axis, [(v.seconds, v.top1) for v in one.validations], kind, unit, colors)
+    axis.set_ylim(bottom=0)
+
+
+def _plot_curve(axis: Axes, pairs: _Losses, kind: str, unit: float,
+                colors: Dict[str, str]) -> None:
+    if pairs:
+        seconds, values = (_with_gaps(column) for column in zip(*pairs))
+        axis.plot(seconds / unit, values, color=colors[kind], label=_label(kind),
+                  linewidth=3 if kind == 'baseline' else 1.8, markersize=3.5,
+                  marker='o' if len(pairs) <= _MARKED_POINTS else None)
 
 
 def _with_gaps(values: Sequence[Optional[float]]) -> np.ndarray:
@@ -260,82 +218,3 @@ def _averaged(losses: _Losses) -> _Losses:
         return losses
     seconds, values = (np.array_split(_with_gaps(column), MAX_POINTS) for column in zip(*losses))
     return [(x.mean(), y.mean()) for x, y in zip(seconds, values)]
-
-
-def _log_axis(axis: Axes, which: str, values: Sequence[float]) -> None:
-    """A logarithmic axis with plain numbers at round places."""
-    low, high = min(values), max(values)
-    margin = max((high / low)**0.09, 1.005)
-    low, high = low / margin, high * margin
-    if high / low > 8:
-        powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-        ticks = [digit * 10.**power for power in powers for digit in (1, 2, 5)]
-    else:
-        ticks = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-    getattr(axis, f'set_{which}scale')('log')
-    getattr(axis, f'set_{which}lim')(low, high)
-    part = getattr(axis, f'{which}axis')
-    ticks = [tick for tick in ticks if low <= tick <= high]
-    digits = max((len(f'{tick:.10g}'.partition('.')[2]) for tick in ticks), default=0)
-    part.set_major_locator(FixedLocator(ticks))
-    part.set_major_formatter(FuncFormatter(lambda value, _: f'{value:.{digits}f}'))
-    part.set_minor_locator(NullLocator())
-
-
-# Where a name may stand: alignments, and an offset in points.
-_PLACES = (('left', 'center', (7, 0)), ('right', 'center', (-7, 0)), ('center', 'bottom', (0, 6)),
-           ('center', 'top', (0, -6)), ('left', 'bottom', (4, 5)), ('left', 'top', (4, -5)),
-           ('right', 'bottom', (-4, 5)), ('right', 'top', (-4, -5)))
-
-
-def _name_points(figure: Figure, axis: Axes, xs: Sequence[float], ys: Sequence[float],
-                 candidates: Sequence[Candidate]) -> None:
-    """Write each candidate beside its point where there is room; the table has them all."""
-    figure.draw_without_rendering()  # gives everything its place
-    inside = axis.get_window_extent()
-    points = axis.transData.transform(list(zip(xs, ys)))
-    taken = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in points]
-    (x0, y0), (x1, y1) = axis.transData.transform(axis.lines[0].get_xydata())
-    line = [Bbox.from_bounds(x, y, 1, 1) for x, y in np.linspace((x0, y0), (x1, y1), 200)]
-    # The choice comes first, since it must have a name.
-    for i in sorted(range(len(points)), key=lambda i: not candidates[i].chosen):
-        text = axis.annotate(
-            texts.of_subnet(candidates[i].subnet), (xs[i], ys[i]), textcoords='offset points',
-            xytext=(0, 0), fontsize=8.5,
-            color=STAND_IN['choice' if candidates[i].chosen else 'ink'])
-        for obstacles in (taken + line, taken):
-            if any(_fits(text, place, inside, obstacles) for place in _PLACES):
-                taken.append(text.get_window_extent())
-                break
-        else:
-            text.remove()
-
-
-def _fits(text: Annotation, place: tuple, inside: Bbox, obstacles: Sequence[Bbox]) -> bool:
-    horizontal, vertical, offset = place
-    text.set(ha=horizontal, va=vertical, position=offset)
-    box = text.get_window_extent()
-    return inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and \
-        box.y1 <= inside.y1 and not any(box.overlaps(other) for other in obstacles)
-
-
-def _legend(figure: Figure, axis: Axes) -> None:
-    handles, labels = axis.get_legend_handles_labels()
-    if len(labels) > 1:
-        figure.legend(handles, labels, loc='outside upper left', ncols=len(labels))
-
-
-# ------------------------------------------------------------------------ SVG
-
-
-def _svg(figure: Figure, name: str, description: str) -> str:
-    buffer = io.StringIO()
-    figure.savefig(
-        buffer, format='svg', metadata=dict(Creator=None, Date=None, Format=None, Type=None))
-    svg = buffer.getvalue()
-    svg = with_variables(svg[svg.index('<svg'):])
-    # The page has several, whose parts must not have the same names.
-    svg = re.sub(r'(\bid="|url\(#|href="#)', rf'\g<1>{name}-', svg)
-    # The width is the page's business.
-    svg = re.sub(r' (?:height|width)="[\d.]+pt"', '', svg, count=2)
-    return svg.replace('<svg', f'<svg role="img" aria-label="{description}"', 1).strip()

@@ -10,8 +10,8 @@ LONG = 600.
 
 
 def of_subnet(subnet: Optional[Subnet]) -> str:
-    """Depth × resolution."""
-    return NONE if subnet is None else f'{subnet.depth}×{subnet.resolution}'
+    """Such as 6×128."""
+    return NONE if subnet is None else str(subnet).replace('x', '×')
 
 
 def of_number(value: Optional[float], digits: int = 4) -> str:

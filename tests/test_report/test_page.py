@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from autoprog_mm.report import build_page, read_run
-from autoprog_mm.report.colors import COLORS, variables
+from autoprog_mm.report.colors import COLORS
 from tests.report_runs import (
     RUN,
     SEARCH,
@@ -128,7 +128,7 @@ def test_it_stands_alone(page):
     assert {'run', 'baseline', 'choice', 'data', 'val'} <= used <= set(COLORS)
     body = page.partition('</style>')[2]
     assert set(re.findall(r'#[0-9a-f]{6}\b', body)) <= {'#ffffff', '#000000'}
-    assert variables(False) in page and variables(True) in page
+    assert all(f'--{name}: {color};' in page for name, pair in COLORS.items() for color in pair)
 
 
 def test_the_same_run_gives_the_same_file(pair, page):

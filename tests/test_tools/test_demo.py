@@ -1,52 +1,66 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
+import json
+import sys
 from pathlib import Path
 
 import cv2
 import pytest
 
-from tests.micro import micro_config, read_record, run
+from tests.report_runs import write_run
 from tests.test_tools import load_tool
 
-TOOL = Path(__file__).parents[2] / 'tools' / 'demo.py'
+ROOT = Path(__file__).parents[2]
+# Stands in for tools/train.py.
+SCRIPT = '''
+import json, sys
+json.dump(sys.argv, open('{argv}', 'w'))
+print('2026/01/01 00:00:00 - mmengine - INFO - Stage 1 begins')
+print('2026/01/01 00:00:00 - mmengine - INFO - Epoch(train) [1][6/6]')
+print('a last word', file=sys.stderr)
+sys.exit({status})
+'''
 
 
 @pytest.fixture(scope='module')
 def demo():
-    return load_tool(TOOL)
+    return load_tool(ROOT / 'tools' / 'demo.py')
 
 
-def test_table_and_picture_of_real_runs(demo, jpeg_root, tmp_path, capsys):
-    runs = {}
-    for name, num_stages in (('baseline', 1), ('autoprog', 4)):
-        work_dir = tmp_path / name
-        cfg = micro_config(jpeg_root, work_dir)
-        cfg.custom_hooks[0].num_stages = num_stages
-        run(cfg)
-        runs[name] = dict(
-            record=read_record(work_dir), validations=demo.read_validations(str(work_dir)))
-        # One validation an epoch, in order, training time never going back.
-        epochs, seconds, accuracy = zip(*runs[name]['validations'])
-        assert epochs == tuple(range(1, 9))
-        assert list(seconds) == sorted(seconds)
-        assert all(0 <= value <= 100 for value in accuracy)
-    capsys.readouterr()
-    # With times put in by hand the table can be checked.
-    runs['baseline']['record']['train_seconds'] = 30.
-    runs['autoprog']['record']['train_seconds'] = 12.
-    demo.print_table(runs)
-    header, base, auto = capsys.readouterr().out.strip().splitlines()
+def test_table_and_picture(demo, tmp_path, monkeypatch, capsys):
+    trained = []
+
+    def train(name, config, work_dir, seed):
+        trained.append((name, (ROOT / config).is_file(), seed))
+        write_run(Path(work_dir), 'baseline' if name == 'baseline' else 'grown')
+
+    monkeypatch.setattr(demo, 'train', train)
+    monkeypatch.setattr(sys, 'argv', ['demo.py', '--work-dir', str(tmp_path), '--seed', '3'])
+    demo.main()
+    assert trained == [('baseline', True, 3), ('autoprog', True, 3)]
+    header, base, auto, _, picture, records = capsys.readouterr().out.strip().splitlines()
     assert header.split()[:2] == ['run', 'top-1']
-    assert '30.0' in base and '1.00x' in base and base.endswith('4x32')
-    assert '12.0' in auto and '2.50x' in auto and auto.endswith('2x16  3x24  3x24  4x32')
-    assert f'{runs["autoprog"]["validations"][-1][2]:.2f}%' in auto
-
-    picture = tmp_path / 'demo.png'
-    demo.draw(runs, str(picture))
-    image = cv2.imread(str(picture))
+    assert base.split() == ['baseline', '90.00%', '60.0', '1.00x', '4x32']
+    assert auto.split() == ['autoprog', '90.00%', '30.0', '2.00x', '2x32', '4x32']
+    assert all(Path(path).is_file() for path in records.removeprefix('Records: ').split(', '))
+    image = cv2.imread(picture.removeprefix('Picture: '))
     assert image.shape[0] > 400 and image.shape[1] > 600
-    assert image.std() > 10  # not blank
+    assert image[0, 0].tolist() == [255] * 3 and image.std() > 10  # not blank
 
 
-def test_a_failed_run_stops_the_demo(demo, tmp_path):
-    with pytest.raises(SystemExit, match='missing failed'):
-        demo.train('missing', 'configs/none.py', str(tmp_path), seed=0)
+@pytest.mark.parametrize('status', [0, 1])
+def test_train(status, demo, tmp_path, monkeypatch, capsys):
+    argv = tmp_path / 'argv.json'
+    (tmp_path / 'train.py').write_text(SCRIPT.format(argv=argv, status=status))
+    monkeypatch.setattr(demo, 'HERE', str(tmp_path))
+    if status == 0:
+        demo.train('mine', 'my/config.py', 'my/folder', seed=5)
+    else:
+        with pytest.raises(SystemExit, match=r'(?s)\[1\]\[6/6\].*a last word.*mine failed'):
+            demo.train('mine', 'my/config.py', 'my/folder', seed=5)
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        '=== mine: tools/train.py my/config.py, seed 5', 'Stage 1 begins']
+    # As tools/train.py understands it.
+    monkeypatch.setattr(sys, 'argv', json.loads(argv.read_text()))
+    args = load_tool(ROOT / 'tools' / 'train.py').parse_args()
+    assert args.config == str(tmp_path / '../my/config.py') and args.work_dir == 'my/folder'
+    assert args.cfg_options == {'randomness.seed': 5}
