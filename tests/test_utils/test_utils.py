@@ -1,4 +1,5 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
+"""Seeds, generators and files."""
 import os
 import random
 import subprocess
