@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Iterator, List, Optional
 
+from ..utils.errors import UserError
+
 SHOW_TRACEBACK = 'AUTOPROG_TRACEBACK'
 _STATUS = 2  # as of argparse
 # What these modules raise by a raise statement is about what a user has set.
@@ -51,6 +53,8 @@ def is_mistake(error: Exception) -> bool:
     Args:
         error (Exception): One that was caught.
     """
+    if isinstance(error, UserError):
+        return True
     trace = _frames(error.__traceback__)
     if not trace:
         return False

@@ -6,8 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from math import lgamma, pi
 from pathlib import Path
@@ -21,14 +19,24 @@ from mmengine.config import Config
 from autoprog_mm import Subnet
 from autoprog_mm.apis.plan import make_plan
 from autoprog_mm.launch.prepare import prepare_config
+from tests.forked import Forked, run_script
 from tests.micro import micro_config
-from tests.test_tools import load_tool
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / 'tools' / 'experiments'
 SUITES = sorted((ROOT / 'configs' / 'experiments').glob('*.py'))
 RESULTS = sorted((ROOT / 'docs' / 'results').glob('*.json'))
 PAGE = ROOT / 'docs' / 'results.md'
+
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(TOOLS)
+    import paired
+    import processes
+    import table
+    import train_run
+    from results import check_old_results
+    from suite import fingerprint, make_config, read_suite
+
 # What the last arm with a search begins with, by hand, at a scale of 0.4.
 SMALLEST = dict(mnist5k=Subnet(3, 16), cifar10=Subnet(5, 12), cifar10_cpu=Subnet(5, 12))
 SUITE = '''
@@ -46,22 +54,10 @@ tables = [dict(name='main', arms=['baseline', 'prog'])]
 '''
 
 
-@pytest.fixture(scope='module')
-def run():
-    return load_tool(TOOLS / 'run.py')
-
-
-@pytest.fixture(scope='module')
-def table():
-    return load_tool(TOOLS / 'table.py')
-
-
 @pytest.fixture
 def suite(jpeg_root, tmp_path):
-    """A suite of the micro config, with images made in the process that trains."""
+    """A suite of the micro config."""
     cfg = micro_config(jpeg_root, tmp_path / 'unused')
-    for loader in (cfg.train_dataloader, cfg.val_dataloader):
-        loader.update(num_workers=0, persistent_workers=False)
     cfg.pop('work_dir')
     cfg.pop('experiment_name')
     cfg.custom_imports = dict(imports=['autoprog_mm'], allow_failed_imports=False)
@@ -73,8 +69,8 @@ def suite(jpeg_root, tmp_path):
 
 
 def command(suite, *args):
-    return [sys.executable, '-W', 'ignore', str(TOOLS / 'run.py'), str(suite), '--work-dir',
-            str(suite.parent / 'runs'), *args]
+    return [str(TOOLS / 'run.py'), str(suite), '--work-dir', str(suite.parent / 'runs'),
+            '--seeds', '3', '--jobs', '2', *args]
 
 
 def differing(one, other, place=''):
@@ -88,31 +84,43 @@ def differing(one, other, place=''):
     return [] if one == other else [place]
 
 
-def test_suite_is_stopped_resumed_and_collected(suite):
-    """Also: what was finished stays, and a suite that was changed is refused."""
-    runs = suite.parent / 'runs'
-    process = subprocess.Popen(
-        command(suite, '--seeds', '3', '--jobs', '2'), stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, start_new_session=True)
-    deadline = time.monotonic() + 300
-    while not list(runs.glob('*/seed3/epoch_1.pth')) and time.monotonic() < deadline:
+@pytest.fixture
+def forked_runs(monkeypatch):
+    """Runs are forks of the process that starts them, in place of fresh interpreters."""
+
+    class Run(Forked):
+        returncode = property(Forked.poll)
+
+    monkeypatch.setattr(processes, 'start', lambda folder, cores: Run(
+        [processes.SCRIPT, folder], output=Path(folder, processes.LOG)))
+
+
+@pytest.fixture
+def stopped(suite):
+    """A suite of which a run, a real process, was stopped by a signal."""
+    run = suite.parent / 'runs' / 'prog' / 'seed3'
+    process = Forked(command(suite, '--arms', 'prog'))
+    deadline = time.monotonic() + 240
+    while not (run / 'log.txt').exists() or 'Epoch(train)' not in (run / 'log.txt').read_text():
+        assert time.monotonic() < deadline and process.poll() is None, process.output
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    output = process.communicate(timeout=120)[0]
-    assert process.returncode == 130 and 'The same command goes on' in output, output
+    assert process.wait() == 130 and 'The same command goes on' in process.output, process.output
+    assert not (run / 'result.json').exists() and 'Stopped by SIGTERM' in (
+        run / 'log.txt').read_text()
+    return suite
 
-    done = {path: path.stat().st_mtime_ns for path in runs.rglob('result.json')}
-    stopped = [path.parent for path in runs.glob('*/seed3/epoch_1.pth')
-               if not path.with_name('result.json').exists()]
-    assert stopped
-    printed = subprocess.run(
-        command(suite, '--seeds', '3', '--jobs', '2'), check=True, stdout=subprocess.PIPE,
-        text=True).stdout
-    assert f'2 runs, {2 - len(done)} of them to do' in printed
-    assert all(path.stat().st_mtime_ns == then for path, then in done.items())
-    for path in stopped:
-        log = (path / 'log.txt').read_text()
-        assert 'Stopped by SIGTERM' in log and 'resumed epoch' in log
+
+def test_suite_is_stopped_resumed_and_collected(stopped, forked_runs):
+    """Also: what was finished stays, and a suite that was changed is refused."""
+    suite, runs = stopped, stopped.parent / 'runs'
+    done = run_script(*command(suite))
+    assert done.returncode == 0 and '2 runs, 2 of them to do, 2 at once' in done.stdout, done.stdout
+    assert 'resumed epoch' in (runs / 'prog' / 'seed3' / 'log.txt').read_text()
+    written = {path: path.stat().st_mtime_ns for path in runs.rglob('result.json')}
+    again = run_script(*command(suite))
+    assert again.returncode == 0 and '2 runs, 0 of them to do' in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in written} == written and len(written) == 2
 
     results = json.loads((runs / 'results.json').read_text())
     found = {row['arm']: row for row in results['runs']}
@@ -140,11 +148,27 @@ def test_suite_is_stopped_resumed_and_collected(suite):
         '.custom_hooks.0', '.optim_wrapper.growth', '.optim_wrapper.optimizer_state'}
 
     suite.write_text(SUITE.replace('max_epochs\': 4', 'max_epochs\': 3'))
-    for args, message in ((['--seeds', '3'], '--out: .*has a result of baseline, seed 3, with'),
-                          (['--seeds', '3', '--out', str(runs / 'other.json')],
+    for args, message in (([], '--out: .*has a result of baseline, seed 3, with'),
+                          (['--out', str(runs / 'other.json')],
                            '--work-dir: .*has a result of another config')):
-        again = subprocess.run(command(suite, *args), capture_output=True, text=True)
-        assert again.returncode == 2 and re.search(message, again.stderr), again.stderr
+        again = run_script(*command(suite, *args))
+        assert again.returncode == 2 and re.search(message, again.stdout), again.stdout
+
+
+def test_run_that_fails(suite, monkeypatch, tmp_path):
+    """Its process had its own cores; it is told, and has no row."""
+    script = tmp_path / 'script.py'
+    script.write_text('import os, sys\n'
+                      'print(os.sched_getaffinity(0), os.environ["OMP_NUM_THREADS"])\n'
+                      'sys.exit(1)\n')
+    monkeypatch.setattr(processes, 'SCRIPT', str(script))
+    done = run_script(*command(suite))
+    assert done.returncode == 1
+    for arm, cores in zip(('baseline', 'prog'), processes.shares_of_cores(2)):
+        log = tmp_path / 'runs' / arm / 'seed3' / 'log.txt'
+        assert f'{arm}, seed 3: FAILED, see {log}' in done.stdout
+        assert log.read_text() == f'{set(cores)} {len(cores)}\n'
+    assert json.loads((tmp_path / 'runs' / 'results.json').read_text())['runs'] == []
 
 
 @pytest.mark.parametrize('change, message', [
@@ -158,32 +182,32 @@ def test_suite_is_stopped_resumed_and_collected(suite):
     (("arms=['baseline', 'prog']", "arms=['baseline', 'progg']"), "\\['progg'\\]"),
     (("'prog': dict(", "'prog': dict(base='other.py',"), 'different configs'),
 ])
-def test_mistakes_in_a_suite(run, suite, change, message):
+def test_mistakes_in_a_suite(suite, change, message):
     assert change[0] in SUITE
     suite.write_text(SUITE.replace(*change))
     with pytest.raises(ValueError, match=message):
-        run.read_suite(str(suite))
+        read_suite(str(suite))
 
 
-def test_mistyped_option(run, suite):
+def test_mistyped_option(suite):
     with pytest.raises(ValueError, match=r"--cfg-options: ./base.py has no \['train_cgf.val'\]"):
-        run.make_config(str(suite.parent), run.read_suite(str(suite)), 'prog', 3,
+        make_config(str(suite.parent), read_suite(str(suite)), 'prog', 3,
                         {'train_cgf.val': 2})
 
 
-def test_base_that_grows_already(run, suite):
+def test_base_that_grows_already(suite):
     base = suite.parent / 'base.py'
     base.write_text(base.read_text().replace("type='AutoProgHook'",
                                              "type='AutoProgHook', max_batch_per_step=8"))
     with pytest.raises(ValueError, match="must be the baseline's"):
-        run.make_config(str(suite.parent), run.read_suite(str(suite)), 'prog', 3, {})
+        make_config(str(suite.parent), read_suite(str(suite)), 'prog', 3, {})
 
 
-def test_fingerprint_is_of_all_but_the_place_of_data(run, suite):
-    suite = run.read_suite(str(suite)), str(suite.parent)
+def test_fingerprint_is_of_all_but_the_place_of_data(suite):
+    suite = read_suite(str(suite)), str(suite.parent)
 
     def made(arm='prog', seed=3, **options):
-        return run.fingerprint(run.make_config(suite[1], suite[0], arm, seed, options))
+        return fingerprint(make_config(suite[1], suite[0], arm, seed, options))
 
     elsewhere = {'train_dataloader.dataset.data_root': '/elsewhere'}
     assert made() == made(**elsewhere)
@@ -191,24 +215,24 @@ def test_fingerprint_is_of_all_but_the_place_of_data(run, suite):
     assert len({made(), *others}) == 4
 
 
-def test_run_has_one_writer(run, tmp_path):
+def test_run_has_one_writer(tmp_path):
     with open(tmp_path / '.lock', 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(RuntimeError, match='another process trains this run'):
-            run.train_one(str(tmp_path))
+            train_run.train_run(str(tmp_path))
 
 
 @pytest.mark.skipif(not hasattr(os, 'sched_getaffinity'), reason='cores are not divided here')
-def test_runs_at_once_have_cores_for_themselves(run, monkeypatch):
+def test_runs_at_once_have_cores_for_themselves(monkeypatch):
     monkeypatch.setattr(os, 'sched_getaffinity', lambda _: {0, 2, 3, 5, 6})
-    assert run.shares_of_cores(2) == [[0, 2], [3, 5]]
-    assert run.shares_of_cores(1) == [[0, 2, 3, 5, 6]]
+    assert processes.shares_of_cores(2) == [[0, 2], [3, 5]]
+    assert processes.shares_of_cores(1) == [[0, 2, 3, 5, 6]]
     for jobs in (0, -1, 6):
         with pytest.raises(ValueError, match='--jobs must be 1 to 5'):
-            run.shares_of_cores(jobs)
+            processes.shares_of_cores(jobs)
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     with pytest.raises(ValueError, match='--jobs must be 1 with a GPU'):
-        run.shares_of_cores(2)
+        processes.shares_of_cores(2)
 
 
 @pytest.fixture(scope='module')
@@ -225,9 +249,9 @@ def pictures(tmp_path_factory):
 
 
 @pytest.mark.parametrize('path', SUITES, ids=lambda path: path.stem)
-def test_suites_of_the_project(run, path, pictures):
+def test_suites_of_the_project(path, pictures):
     """Each arm has a config that differs from another's in growth only, and can be trained."""
-    suite = run.read_suite(str(path))
+    suite = read_suite(str(path))
     names = [entry['name'] for entry in suite['tables']]
     assert len(names) == len(set(names))
     assert len(suite['seeds']) >= 3 and 'baseline' in ''.join(suite['arms'])
@@ -235,7 +259,7 @@ def test_suites_of_the_project(run, path, pictures):
         'data_root': str(pictures), 'train_dataloader.batch_size': 10}
     configs = {}
     for arm, settings in suite['arms'].items():
-        cfg = run.make_config(str(path.parent), suite, arm, 7, options)
+        cfg = make_config(str(path.parent), suite, arm, 7, options)
         assert cfg.randomness == dict(seed=7) and cfg.custom_hooks[0].type == 'AutoProgHook'
         assert cfg.param_scheduler[-1].end == cfg.train_cfg.max_epochs == cfg.train_cfg.val_interval
         configs.setdefault(settings['base'], []).append(cfg)
@@ -266,7 +290,7 @@ def result(arm, seed, top1, seconds, **other):
 
 
 @pytest.fixture
-def results(table, tmp_path):
+def results(tmp_path):
     runs = [result('baseline', 1, 90., 100.), result('baseline', 2, 91., 110.),
             result('baseline', 3, 92., 120.), result('prog', 1, 91., 50.),
             result('prog', 2, 91.5, 50.), result('prog', 3, 94., 80.)]
@@ -280,26 +304,26 @@ def results(table, tmp_path):
     return path
 
 
-def test_paired_differences_by_hand(table):
+def test_paired_differences_by_hand():
     """Differences 1, 0.5, 2: mean 7/6, s = sqrt(7/12), t(2) = 4.303."""
-    found = table.paired({1: 91., 2: 91.5, 3: 94., 9: 0.}, {1: 90., 2: 91., 3: 92.})
+    found = paired.paired({1: 91., 2: 91.5, 3: 94., 9: 0.}, {1: 90., 2: 91., 3: 92.})
     assert found.mean == pytest.approx(7 / 6)
     assert found.half == pytest.approx(4.303 * (7 / 12)**0.5 / 3**0.5)
     assert found.pairs == 3 and str(found) == '+1.17 [-0.73, +3.06], 3 pairs'
-    assert str(table.paired({1: 2.}, {1: 1.})) == '+1.00 (one pair)'
-    assert table.paired({1: 2.}, {2: 1.}) is None
+    assert str(paired.paired({1: 2.}, {1: 1.})) == '+1.00 (one pair)'
+    assert paired.paired({1: 2.}, {2: 1.}) is None
 
 
-def test_t_quantiles(table):
+def test_t_quantiles():
     """By integrating Student's density, in place of looking them up."""
-    for freedom, quantile in enumerate(table.T_975, 1):
+    for freedom, quantile in enumerate(paired.T_975, 1):
         x = np.linspace(0, quantile, 200001)
         log_scale = lgamma((freedom + 1) / 2) - lgamma(freedom / 2) - np.log(freedom * pi) / 2
         density = np.exp(log_scale - (freedom + 1) / 2 * np.log1p(x**2 / freedom))
         assert 0.5 + np.trapezoid(density, x) == pytest.approx(0.975, abs=5e-5)
 
 
-def test_table_by_hand(table, results):
+def test_table_by_hand(results):
     lines = table.Results(str(results)).table('main').splitlines()
     assert lines[2] == '| baseline | 3 | 91.00 ± 1.00 |  | 110.0 ± 10.0 |  |  |'
     # (100 + 110 + 120) / (50 + 50 + 80) = 1.83; 100/50, 110/50 and 120/80 by seed.
@@ -308,7 +332,7 @@ def test_table_by_hand(table, results):
     assert lines[-1] == 'Not run: other.'
 
 
-def test_missing_seeds_are_told(table, results):
+def test_missing_seeds_are_told(results):
     data = json.loads(results.read_text())
     data['runs'] = [row for row in data['runs'] if (row['arm'], row['seed']) != ('prog', 2)]
     results.write_text(json.dumps(data))
@@ -318,7 +342,7 @@ def test_missing_seeds_are_told(table, results):
     assert text.endswith('\nNot run: prog (seeds 2); other.\n')
 
 
-def test_other_tables(table, results):
+def test_other_tables(results):
     results = table.Results(str(results))
     assert '| prog | 3 | 92.17 ± 1.61 | 91.17 ± 1.61 | +1.00 [+1.00, +1.00], 3 pairs |' in \
         results.table('ema')
@@ -330,7 +354,7 @@ def test_other_tables(table, results):
         results.table('mein')
 
 
-def test_page_is_filled_and_the_rest_stays(table, results):
+def test_page_is_filled_and_the_rest_stays(results):
     page = ('# A\n<!-- table: s main -->\nold\n<!-- end -->\ntext\n'
             '<!-- table: t main -->\nother\n<!-- end -->\n')
     filled = table.fill(page, {'s': table.Results(str(results))})
@@ -340,7 +364,7 @@ def test_page_is_filled_and_the_rest_stays(table, results):
     assert table.fill(filled, {'s': table.Results(str(results))}) == filled
 
 
-def test_page_has_the_tables_of_the_committed_results(table):
+def test_page_has_the_tables_of_the_committed_results():
     """No figure on the page was typed, and all that was run is there."""
     suites = {found.suite: found for found in map(table.Results, map(str, RESULTS))}
     text = PAGE.read_text(encoding='utf-8')
@@ -351,11 +375,11 @@ def test_page_has_the_tables_of_the_committed_results(table):
 
 
 @pytest.mark.parametrize('path', RESULTS, ids=lambda path: path.stem)
-def test_committed_results_are_of_matched_runs(run, path):
+def test_committed_results_are_of_matched_runs(path):
     """Of the suite's configs, on the same machine; a seed once an arm, and no path of a machine."""
     data = json.loads(path.read_text())
     suite = ROOT / 'configs' / 'experiments' / f'{data["suite"]}.py'
-    run.check_old_results(run.read_suite(str(suite)), str(suite.parent), {}, str(path))
+    check_old_results(read_suite(str(suite)), str(suite.parent), {}, str(path))
     assert 'data_root' not in path.read_text()
     by_base = {}
     for row in data['runs']:

@@ -5,75 +5,23 @@ A file's tables stand between `<!-- table: SUITE NAME -->` and `<!-- end -->`;
 with --into they are replaced there. Differences are paired by seed.
 """
 import argparse
-import json
 import os.path as osp
 import re
 import sys
-from dataclasses import dataclass
-from statistics import mean, stdev
-from typing import Dict, List, Optional, Sequence
+from statistics import mean
+from typing import Dict, List
 
 # Works from a checkout that is not installed, too.
 sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..', '..'))
 
-from autoprog_mm.launch.errors import exit_on_user_error  # noqa: E402
-from autoprog_mm.utils import (
-    UserError,  # noqa: E402
-    write_atomically,  # noqa: E402
-)
+from paired import paired, spread
+from results import read_results
 
-# Student's t at 97.5 %, for 1, 2, ... degrees of freedom. For more the last one
-# is a little too large, so that intervals are rather too wide.
-T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179,
-         2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)
+from autoprog_mm import Subnet
+from autoprog_mm.launch.errors import exit_on_user_error
+from autoprog_mm.utils import UserError, write_atomically
+
 PLACE = re.compile(r'(<!-- table: (\S+) (.+?) -->\n)(.*?)(<!-- end -->)', re.S)
-
-
-@dataclass
-class Difference:
-    """A mean of paired differences, with its 95 % interval.
-
-    Args:
-        mean (float): The mean.
-        half (float | None): Half the width of the interval, by Student's t;
-            None for a single pair, which says nothing of others.
-        pairs (int): How many pairs.
-    """
-
-    mean: float
-    half: Optional[float]
-    pairs: int
-
-    def __str__(self) -> str:
-        if self.half is None:
-            return f'{self.mean:+.2f} (one pair)'
-        return (f'{self.mean:+.2f} [{self.mean - self.half:+.2f}, {self.mean + self.half:+.2f}], '
-                f'{self.pairs} pairs')
-
-
-def paired(values: Dict[int, float], reference: Dict[int, float]) -> Optional[Difference]:
-    """Compare two arms seed by seed.
-
-    Args:
-        values (dict[int, float]): Of an arm, by seed.
-        reference (dict[int, float]): Of the arm to compare it with.
-
-    Returns:
-        Difference | None: Of the seeds that both have; None if there are none.
-    """
-    differences = [values[seed] - reference[seed] for seed in sorted(set(values) & set(reference))]
-    if not differences:
-        return None
-    count = len(differences)
-    half = None if count == 1 else \
-        T_975[min(count - 1, len(T_975)) - 1] * stdev(differences) / count**0.5
-    return Difference(mean(differences), half, count)
-
-
-def spread(values: Sequence[float], digits: int = 2) -> str:
-    """Mean and standard deviation of some values."""
-    text = f'{mean(values):.{digits}f}'
-    return text if len(values) == 1 else f'{text} ± {stdev(values):.{digits}f}'
 
 
 class Results:
@@ -83,14 +31,11 @@ class Results:
         path (str): The file that ``run.py`` has written.
 
     Raises:
-        ValueError: If it isn't one.
+        UserError: If it isn't one.
     """
 
     def __init__(self, path: str) -> None:
-        with open(path, encoding='utf-8') as file:
-            data = json.load(file)
-        if data.get('schema') != 1 or 'runs' not in data:
-            raise UserError(f'{path} is not a file of results of schema 1.')
+        data = read_results(path)
         self.suite: str = data['suite']
         self.seeds: List[int] = data['seeds']
         self.tables: Dict[str, dict] = {table['name']: table for table in data['tables']}
@@ -114,7 +59,7 @@ class Results:
             str: The table.
 
         Raises:
-            ValueError: For another name.
+            UserError: For another name.
         """
         if name == 'machine':
             return self._machine()
@@ -228,8 +173,7 @@ class Results:
 
 
 def describe(record: dict) -> str:
-    return ' '.join(f'{stage["subnet"]["depth"]}x{stage["subnet"]["resolution"]}'
-                    for stage in record['stages'])
+    return ' '.join(str(Subnet(**stage['subnet'])) for stage in record['stages'])
 
 
 def markdown(rows: List[List[str]]) -> str:
