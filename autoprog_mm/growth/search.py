@@ -231,8 +231,6 @@ class OneShotSearch:
             reduction=self.reduction,
             min_w=self.min_w)
 
-    # ------------------------------------------------------------- evaluation
-
     def hold_batches(self, draw: Callable[[int], Iterable[dict]]) -> None:
         """Draw the batches to score on, unless they are held already.
 

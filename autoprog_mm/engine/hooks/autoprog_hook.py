@@ -47,8 +47,7 @@ class AutoProgHook(Hook):
     It needs an elastic backbone, a MoGrow optimizer wrapper, one
     ``ProgressiveRandomResizedCrop`` in each training pipeline and, for a
     search, ``ElasticDataPreprocessor``. It writes ``autoprog.json`` into the
-    work directory. All randomness of training is a function of the seed and of
-    where it is needed, so that a resumed run is exact.
+    work directory. All randomness of training is derived from the seed.
 
     Args:
         num_stages (int): Number of stages. 1 is the baseline: the full network
