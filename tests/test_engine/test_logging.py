@@ -103,7 +103,7 @@ def test_losses_before_and_after(jpeg_root, tmp_path, monkeypatch):
         model, total, number = hook.model, 0., 0
         training = model.training
         model.eval()
-        with torch.no_grad(), model.backbone.activated(subnet):
+        with torch.no_grad(), model.backbone.running(subnet):
             for images, labels in batches:
                 data = (images.flip(1).float() - 110) / 60
                 if images.shape[-1] != subnet.resolution:

@@ -278,7 +278,7 @@ def test_growth_in_the_optimizer_wrapper(name, expected, rest):
         value.fill_(int(parts[2]) + 101 if parts[1] == 'layers' and parts[0] == 'backbone' else -.5)
 
     wrapper.grow(model.backbone, Subnet(6, 32))
-    assert model.backbone.awake_slots == SIX
+    assert model.backbone.awake_slots == (SIX, )
     assert marks(model) == expected
     others = [p for n, p in model.named_parameters() if not n.startswith('backbone.layers.')]
     assert all(param.unique().tolist() == [rest] for param in others)

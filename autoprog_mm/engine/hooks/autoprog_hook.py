@@ -440,7 +440,7 @@ class AutoProgHook(Hook):
         # replaces, and a resumed run would not have them.
         self.optim_wrapper.zero_grad()
         if self._searching:
-            self.backbone.activate(None)
+            self.backbone.set_running(None)
             self.model.data_preprocessor.resolution = None
             if runner.epoch + 1 == self.stages[self._index].begin_epoch + self.search.epochs:
                 with self.ledger.on('search'):
@@ -505,7 +505,7 @@ class AutoProgHook(Hook):
         self.ledger.switch('train')
         if self._searching:
             candidate = self.search.draw(self.seed, runner.iter)
-            self.backbone.activate(candidate)
+            self.backbone.set_running(candidate)
             self.model.data_preprocessor.resolution = candidate.resolution
         if self.max_batch_per_step is not None:
             runner.train_loop.num_parts = self._num_parts(len(data_batch['inputs']))

@@ -397,7 +397,7 @@ def test_nothing_is_replaced():
 def test_what_woke_trains():
     model, wrapper = build()
     wrapper.grow(model.backbone, Subnet(6, 32))
-    assert model.backbone.awake_slots == (0, 2, 4, 5, 6, 7)
+    assert model.backbone.awake_slots == ((0, 2, 4, 5, 6, 7), )
     weights, copies = online(model), momentum(wrapper)
     train(model, wrapper)
     for name, param in model.named_parameters():
@@ -412,7 +412,7 @@ def test_shrink():
     weights, copies, state = online(model), momentum(wrapper), state_of(model, wrapper)
     wrapper.shrink(model.backbone, Subnet(5, 24))
     assert model.backbone.awake_subnet == Subnet(5, 24)
-    assert model.backbone.awake_slots == (0, 2, 4, 6, 7)
+    assert model.backbone.awake_slots == ((0, 2, 4, 6, 7), )
     assert_same(online(model), weights)
     for mine, before in zip(momentum(wrapper), copies):
         assert_same(mine, before)
