@@ -92,9 +92,9 @@ def test_tokens_come_back_to_their_sample():
     assert len(shares) > 4 and mixed >= 5
 
 
-@pytest.mark.parametrize('training, mix_token', [(False, True), (True, False)])
-def test_no_mixing(training, mix_token, monkeypatch):
-    elastic = micro(mix_token=mix_token).train(training)
+@pytest.mark.parametrize('training, mix', [(False, True), (True, False)])
+def test_no_mixing(training, mix, monkeypatch):
+    elastic = micro(mix_token=mix).train(training)
     monkeypatch.setattr(mix_token, 'draw_box', None)
     before = np.random.get_state()
     output, = elastic(torch.randn(2, 3, 32, 32))
