@@ -82,7 +82,7 @@ def test_a_subnet_is_a_shallower_stock_network(elastic_deit3):
     elastic = randomized(elastic_deit3(**options()))
     elastic.min_depth = 2
     elastic.set_subnet(Subnet(3, 24))
-    assert elastic.awake_slots == (0, 2, 3)
+    assert elastic.awake_slots == ((0, 2, 3), )
     weights = {k: v for k, v in elastic.state_dict().items() if not k.startswith('layers.')}
     for i, slot in enumerate((0, 2, 3)):
         weights.update({f'layers.{i}.{k}': v
@@ -165,9 +165,7 @@ def test_trains_and_grows_in_a_run(elastic_deit3, jpeg_root, tmp_path):
     cfg = micro_config(
         jpeg_root, tmp_path, train_cfg__max_epochs=2, custom_hooks__0__num_stages=2,
         model__backbone=dict(_delete_=True, type='ElasticDeiT3', drop_path_rate=0., **options()),
-        train_dataloader__dataset__indices=16, train_dataloader__num_workers=0,
-        train_dataloader__persistent_workers=False, val_dataloader__num_workers=0,
-        val_dataloader__persistent_workers=False)
+        train_dataloader__dataset__indices=16, val_dataloader__dataset__indices=8)
     watch = Watch()
     run(cfg, watch)
     assert [depth for depth, _, _ in watch.steps] == [2, 2, 4, 4]

@@ -46,7 +46,7 @@ def time_steps(model: nn.Module,
     try:
         for turn in range(1 + rounds):
             for i, subnet in enumerate(subnets):
-                with model.backbone.activated(subnet):
+                with model.backbone.running(subnet):
                     _synchronize(images.device)
                     begin = time.perf_counter()
                     with optim_wrapper.optim_context(model):
@@ -144,7 +144,7 @@ def mean_losses(model: nn.Module, optim_wrapper, batches: Sequence[Tuple[torch.T
             labels = labels.to(data.device)
             totals[-1] += len(labels)
             for i, subnet in enumerate(subnets):
-                with model.backbone.activated(subnet):
+                with model.backbone.running(subnet):
                     logits = torch.func.functional_call(
                         model, {**weights, **buffers},
                         (resize_batch(data, subnet.resolution), ))
@@ -205,7 +205,7 @@ def all_awake(backbone) -> Iterator[None]:
         yield
     finally:
         backbone.set_subnet(subnet)
-        backbone.activate(None if active == subnet else active)
+        backbone.set_running(None if active == subnet else active)
 
 
 def _synchronize(device: torch.device) -> None:

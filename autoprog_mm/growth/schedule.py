@@ -5,6 +5,7 @@ from typing import Dict, List, Mapping, Optional, Union
 
 import numpy as np
 
+from ..utils.checks import check_int, check_number
 from ..utils.errors import UserError
 from .subnet import Subnet
 
@@ -49,36 +50,21 @@ def _scales(initial_scale: float, num_stages: int) -> List[float]:
     return [float(s) for s in np.linspace(initial_scale, 1, num_stages)[:-1]] + [1.0]
 
 
-def _check_scale(name: str, scale: float, allow_zero: bool) -> None:
-    number = isinstance(scale, (int, float)) and not isinstance(scale, bool)
-    if not number or not (0 < scale <= 1 or (allow_zero and scale == 0)):
-        raise UserError(
-            f'{name} must be a number in {"[" if allow_zero else "("}0, 1], but got {scale!r}. '
-            'It is the first stage\'s share of the full value; 1 switches growth of it off.')
-
-
-def _check_positive(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UserError(f'{name} must be a positive int, but got {value!r}.')
-
-
 def check_schedule(num_stages: int, initial_scale: Mapping[str, float],
                    regularization: Mapping[str, float]) -> None:
     """Raise a ValueError if these can't make a schedule, whatever the network.
 
-    Args:
-        num_stages (int): See :func:`build_schedule`.
-        initial_scale (dict): See :func:`build_schedule`.
-        regularization (dict): See :func:`build_schedule`.
+    The arguments are those of :func:`build_schedule`.
     """
-    _check_positive('num_stages', num_stages)
+    check_int('num_stages', num_stages)
     for name, scales, allowed in (('initial_scale', initial_scale, ('depth', 'resolution')),
                                   ('regularization', regularization, REGULARIZERS)):
         unknown = sorted(set(scales) - set(allowed))
         if unknown:
             raise UserError(f'{name} got unknown keys {unknown}; it takes {sorted(allowed)}.')
         for key, scale in scales.items():
-            _check_scale(f'{name}.{key}', scale, allow_zero=name == 'regularization')
+            # The first stage's share of the full value, which may be none of a regulariser.
+            check_number(f'{name}.{key}', scale, high=1, above=name == 'initial_scale')
 
 
 def build_schedule(num_stages: int,
@@ -121,8 +107,8 @@ def build_schedule(num_stages: int,
         full = Subnet(**full)
     regularization = dict(regularization or {})
     check_schedule(num_stages, initial_scale, regularization)
-    _check_positive('max_epochs', max_epochs)
-    _check_positive('resolution_divisor', resolution_divisor)
+    check_int('max_epochs', max_epochs)
+    check_int('resolution_divisor', resolution_divisor)
     if num_stages > max_epochs:
         raise UserError(
             f'num_stages ({num_stages}) must not exceed max_epochs ({max_epochs}): each stage '

@@ -157,7 +157,7 @@ class OneShotSearch:
             seed (int): What the candidate is drawn with; the same on all ranks.
         """
         candidate = self.candidates[seed % len(self.candidates)]
-        model.backbone.activate(candidate)
+        model.backbone.set_running(candidate)
         model.data_preprocessor.resolution = candidate.resolution
 
     def after_step(self, model: nn.Module, optim_wrapper, steps: int) -> None:
@@ -183,7 +183,7 @@ class OneShotSearch:
             Subnet | None: The choice, of which :attr:`record` tells more; None
             while the search goes on.
         """
-        model.backbone.activate(None)
+        model.backbone.set_running(None)
         model.data_preprocessor.resolution = None
         if epoch + 1 < self.epochs:
             return None

@@ -2,7 +2,7 @@
 """A growing network is a full-size network plus this small tuple."""
 from dataclasses import dataclass
 
-from ..utils.errors import UserError
+from ..utils.checks import check_int
 
 
 @dataclass(frozen=True, order=True)
@@ -19,10 +19,7 @@ class Subnet:
 
     def __post_init__(self):
         for name in ('depth', 'resolution'):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UserError(
-                    f'Subnet.{name} must be a positive int, but got {value!r}.')
+            check_int(f'Subnet.{name}', getattr(self, name))
 
     def __str__(self) -> str:
         return f'{self.depth}x{self.resolution}'

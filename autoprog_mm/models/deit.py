@@ -62,7 +62,7 @@ class ElasticDeiT(ElasticBackbone, VisionTransformer):
             full_resolution=height,
             resolution_step=patch_height)
         if channels_last:
-            self.set_channels_last(self.patch_embed)
+            self.patch_embed.to(memory_format=torch.channels_last)
 
     @property
     def slot_groups(self) -> Sequence[nn.ModuleList]:
@@ -86,7 +86,7 @@ class ElasticDeiT(ElasticBackbone, VisionTransformer):
         return float(stem + subnet.depth * (projections + attention))
 
     def forward(self, x: torch.Tensor) -> Tuple[torch.Tensor, ...]:
-        """Run the active slots.
+        """Run the slots that are awake, or in a search a part of them.
 
         Args:
             x (Tensor): Images of shape (B, C, H, W), of any H and W.
@@ -107,7 +107,7 @@ class ElasticDeiT(ElasticBackbone, VisionTransformer):
             mode=self.interpolate_mode,
             num_extra_tokens=self.num_extra_tokens)
         x = self.pre_norm(self.drop_after_pos(x))
-        for slot in self.running_slots:
+        for slot in self.running_slots[0]:
             x = self.layers[slot](x)
         if self.final_norm:
             x = self.ln1(x)

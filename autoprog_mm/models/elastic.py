@@ -1,26 +1,24 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """What a backbone needs to run a subnet of itself."""
-import logging
 from abc import abstractmethod
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
+from typing import Iterator, Optional, Sequence, Tuple
 
 import numpy as np
-import torch
-import torch._dynamo
 import torch.nn as nn
 from mmcv.cnn.bricks import DropPath
-from mmengine.logging import print_log
 
 from ..growth.slots import slot_order
 from ..growth.subnet import Subnet
+from ..utils.checks import check_int, check_number
 from ..utils.errors import UserError
+from .compiling import CompilableForward
 
-# One of each subnet, for each drop-path rate, of the longest of schedules.
-_MAX_GRAPHS = 128
+# The awake or running slots: one ascending tuple of indices for each group.
+Slots = Tuple[Tuple[int, ...], ...]
 
 
-class ElasticBackbone:
+class ElasticBackbone(CompilableForward):
     """Mixin that puts slots of a full-size backbone to sleep and wakes them.
 
     The backbone is always built at full size, and all of it is awake at first.
@@ -43,7 +41,7 @@ class ElasticBackbone:
 
     def init_elastic(self, drop_path_rate: float, full_resolution: int,
                      resolution_step: int) -> None:
-        """Set the state up; to be called at the end of ``__init__``.
+        """Set up what is awake; called at the end of ``__init__``.
 
         Args:
             drop_path_rate (float): Drop-path rate of the last slot.
@@ -60,23 +58,11 @@ class ElasticBackbone:
                     name: param.detach().clone()
                     for name, param in _parameters_without_reset(slot)
                 }
-        _check_rate(drop_path_rate)
+        check_number('drop_path_rate', drop_path_rate, high=1, below=True)
         self._drop_path_rate = drop_path_rate
         self._min_depth = self.full_subnet.depth
-        self._active: Optional[Subnet] = None
-        self._compile_options: Optional[dict] = None
-        self._compiled: Optional[Callable] = None
+        self._min_depth_is_set = False
         self.set_subnet(self.full_subnet)
-
-    def set_channels_last(self, stem: nn.Module) -> None:
-        """Keep the channels of the stem's convolutions last in memory.
-
-        A convolution follows its weights, whose values stay the same.
-
-        Args:
-            stem (Module): What has the convolutions.
-        """
-        stem.to(memory_format=torch.channels_last)
 
     # ------------------------------------------------------------- subclasses
 
@@ -86,14 +72,7 @@ class ElasticBackbone:
         """Sequence[Sequence[Module]]: The groups of slots, in forward order."""
 
     def split_depth(self, depth: int) -> Tuple[int, ...]:
-        """How many of ``depth`` slots each group runs.
-
-        Args:
-            depth (int): Total number of awake slots.
-
-        Returns:
-            tuple[int]: One number a group.
-        """
+        """How many of ``depth`` awake slots are in each group."""
         return (depth, )
 
     @abstractmethod
@@ -109,20 +88,7 @@ class ElasticBackbone:
         """The last projection of each residual branch of a slot.
 
         A slot whose branches all end in zeros is the identity.
-
-        Args:
-            slot (nn.Module): One of the slots.
         """
-
-    def drop_path_slots(self, slots: Sequence[Tuple[int, ...]]) -> List[nn.Module]:
-        """The running slots over which drop path rises, in forward order.
-
-        Args:
-            slots (Sequence[tuple[int]]): Running slots of each group.
-        """
-        return [
-            group[slot] for group, indices in zip(self.slot_groups, slots) for slot in indices
-        ]
 
     # ------------------------------------------------------------------ state
 
@@ -130,23 +96,20 @@ class ElasticBackbone:
     def min_depth(self) -> int:
         """int: The smallest depth of this run, which sets the waking order.
 
-        Set once, before training. It defaults to the full depth.
+        Set once, before training. Until then it is the smallest depth that
+        :meth:`set_subnet` got, the full depth at first.
         """
         return self._min_depth
 
     @min_depth.setter
     def min_depth(self, depth: int) -> None:
-        if isinstance(depth, bool) or not isinstance(depth, int) or \
-                not 1 <= depth <= self.full_subnet.depth:
+        check_int('min_depth', depth)
+        if depth > self.awake_subnet.depth:
             raise UserError(
-                f'min_depth must be an int between 1 and the full depth of '
-                f'{type(self).__name__} ({self.full_subnet.depth}), but got {depth!r}.')
-        if self.awake_subnet.depth < depth:
-            raise UserError(
-                f'min_depth ({depth}) must not exceed the depth that runs '
-                f'({self.awake_subnet.depth}); set it before the first set_subnet().')
+                f'min_depth ({depth}) must not exceed the depth of {type(self).__name__} that is '
+                f'awake ({self.awake_subnet.depth}).')
         self._check_split(depth)
-        self._min_depth = depth
+        self._min_depth, self._min_depth_is_set = depth, True
         self.set_subnet(self.awake_subnet)
 
     @property
@@ -160,19 +123,19 @@ class ElasticBackbone:
         return self._subnet
 
     @property
-    def awake_slots(self) -> Tuple:
-        """tuple: Awake slots in forward order; with several groups, a tuple of one each."""
-        return self._public(self._slots(self._subnet.depth))
+    def awake_slots(self) -> Slots:
+        """tuple[tuple[int]]: The awake slots, one ascending tuple a group."""
+        return self._slots(self._subnet.depth)
 
     @property
     def running_subnet(self) -> Subnet:
         """Subnet: What the forward pass runs: :attr:`awake_subnet`, or in a search a part of it."""
-        return self._active or self._subnet
+        return self._running or self._subnet
 
     @property
-    def running_slots(self) -> Tuple:
-        """tuple: The slots that the forward pass runs, like :attr:`awake_slots`."""
-        return self._public(self._running_slots)
+    def running_slots(self) -> Slots:
+        """tuple[tuple[int]]: The slots that the forward pass runs, one ascending tuple a group."""
+        return self._running_slots
 
     @property
     def drop_path_rate(self) -> float:
@@ -181,50 +144,34 @@ class ElasticBackbone:
 
     @drop_path_rate.setter
     def drop_path_rate(self, rate: float) -> None:
-        _check_rate(rate)
+        check_number('drop_path_rate', rate, high=1, below=True)
         self._drop_path_rate = rate
         self._apply_drop_path()
 
     def reset_slot(self, slot: nn.Module) -> None:
-        """Give a slot fresh weights, as the constructor does.
-
-        Args:
-            slot (nn.Module): One of the slots.
-        """
+        """Give a slot fresh weights, as the constructor does."""
         for module in slot.modules():
             if hasattr(module, 'reset_parameters'):
                 module.reset_parameters()
 
     def reset_constants(self, slot: nn.Module) -> None:
-        """Give parameters that can't reset themselves their initial values.
-
-        Args:
-            slot (nn.Module): One of the slots.
-        """
+        """Give the parameters of a slot that can't reset themselves their initial values."""
         for name, value in slot.initial_constants.items():
             slot.get_parameter(name).data.copy_(value)
 
-    def slots_at(self, depth: int) -> Tuple[Tuple[int, ...], ...]:
+    def slots_at(self, depth: int) -> Slots:
         """The slots that are awake at ``depth``, one ascending tuple a group.
 
         Args:
             depth (int): Between :attr:`min_depth` and the full depth.
         """
-        if not self._min_depth <= depth <= self.full_subnet.depth:
-            raise UserError(
-                f'depth must be between min_depth ({self._min_depth}) and the full depth of '
-                f'{type(self).__name__} ({self.full_subnet.depth}), but got {depth}.')
-        self._check_split(depth)
+        self._check_depth(depth, self._min_depth)
         return self._slots(depth)
 
     def check_subnet(self, subnet: Subnet) -> None:
         """Raise a ValueError unless this backbone can run ``subnet``."""
-        if subnet.resolution % self.resolution_step:
-            raise UserError(
-                f'resolution ({subnet.resolution}) must be divisible by '
-                f'{self.resolution_step}, the token size of {type(self).__name__}; change '
-                'img_size, initial_scale.resolution or resolution_divisor.')
-        self.slots_at(subnet.depth)
+        self._check_resolution(subnet.resolution)
+        self._check_depth(subnet.depth, self._min_depth)
 
     def check_growth(self, before: Subnet, after: Subnet) -> None:
         """Raise a ValueError unless growing from ``before`` only wakes slots.
@@ -248,22 +195,26 @@ class ElasticBackbone:
         optimizer wrapper's ``grow``.
 
         Args:
-            subnet (Subnet): What to run from now on.
+            subnet (Subnet): What is awake from now on.
 
         Raises:
             ValueError: If the backbone can't run it.
         """
-        self.check_subnet(subnet)
-        self._subnet = subnet
+        least = self._min_depth
+        if not self._min_depth_is_set:
+            least = min(least, subnet.depth)
+        self._check_resolution(subnet.resolution)
+        self._check_depth(subnet.depth, least)
+        self._subnet, self._min_depth = subnet, least
         for group, awake in zip(self.slot_groups, self._slots(subnet.depth)):
             for index, slot in enumerate(group):
                 for param in slot.parameters():
                     param.requires_grad_(index in awake)
                     if index not in awake:
                         param.grad = None
-        self.activate(None)
+        self.set_running(None)
 
-    def activate(self, subnet: Optional[Subnet]) -> None:
+    def set_running(self, subnet: Optional[Subnet]) -> None:
         """Run only a part of what is awake, as a search does in each step.
 
         Args:
@@ -278,69 +229,35 @@ class ElasticBackbone:
             if subnet.depth > self._subnet.depth:
                 raise UserError(
                     f'Only depths up to {self._subnet.depth} are awake, but got {subnet}.')
-        self._active = subnet
+        self._running = subnet
         self._running_slots = self._slots(self.running_subnet.depth)
         self._apply_drop_path()
 
     @contextmanager
-    def activated(self, subnet: Subnet) -> Iterator[None]:
-        """Context in which :meth:`activate` holds; what ran before runs again after it."""
-        before = self._active
-        self.activate(subnet)
+    def running(self, subnet: Subnet) -> Iterator[None]:
+        """Context in which only ``subnet`` runs, as with :meth:`set_running`."""
+        before = self._running
+        self.set_running(subnet)
         try:
             yield
         finally:
-            self.activate(before)
-
-    # ------------------------------------------------------------ compilation
-
-    def compile_forward(self, **options) -> None:
-        """Compile the forward passes of training, one graph a subnet.
-
-        Args:
-            **options: As ``torch.compile``, but ``dynamic`` is False unless it
-                is given: a graph for any size is slower at each.
-        """
-        self._compile_options = {'dynamic': False, **options}
-        config = torch._dynamo.config
-        config.recompile_limit = max(config.recompile_limit, _MAX_GRAPHS)
-        config.accumulated_recompile_limit = max(
-            config.accumulated_recompile_limit, 2 * _MAX_GRAPHS)
-
-    def run_compiled(self, function: Callable, *args) -> Any:
-        """Call a function of the forward pass, compiled if that is asked for.
-
-        Scoring and validation are not compiled, since a graph of theirs would
-        be used a few times only.
-
-        Args:
-            function (Callable): A method that runs :attr:`running_slots`.
-            *args: Its arguments.
-        """
-        if self._compile_options is None or not self.training or not torch.is_grad_enabled():
-            return function(*args)
-        if self._compiled is None:
-            self._compiled = torch.compile(function, **self._compile_options)
-        try:
-            return self._compiled(*args)
-        except torch._dynamo.exc.TorchDynamoException as error:
-            self._compile_options = self._compiled = None
-            reason = str(error).strip().splitlines()[0]
-            print_log(
-                f'{type(self).__name__} cannot be compiled here ({type(error).__name__}: '
-                f'{reason}). Training goes on without.', logger='current', level=logging.WARNING)
-            return function(*args)
-
-    @contextmanager
-    def not_compiled(self) -> Iterator[None]:
-        """Context in which nothing is compiled, for passes of no lasting interest."""
-        options, self._compile_options = self._compile_options, None
-        try:
-            yield
-        finally:
-            self._compile_options = options
+            self.set_running(before)
 
     # ---------------------------------------------------------------- private
+
+    def _check_resolution(self, resolution: int) -> None:
+        if resolution % self.resolution_step:
+            raise UserError(
+                f'resolution ({resolution}) must be divisible by {self.resolution_step}, the token '
+                f'size of {type(self).__name__}; change img_size, initial_scale.resolution or '
+                'resolution_divisor.')
+
+    def _check_depth(self, depth: int, min_depth: int) -> None:
+        if not min_depth <= depth <= self.full_subnet.depth:
+            raise UserError(
+                f'depth must be between min_depth ({min_depth}) and the full depth of '
+                f'{type(self).__name__} ({self.full_subnet.depth}), but got {depth}.')
+        self._check_split(depth)
 
     def _check_split(self, depth: int) -> None:
         counts, sizes = self.split_depth(depth), [len(group) for group in self.slot_groups]
@@ -351,18 +268,16 @@ class ElasticBackbone:
                 f'slots {running} would run, but at least one of each must. Change num_stages or '
                 'initial_scale.depth.')
 
-    def _slots(self, depth: int) -> Tuple[Tuple[int, ...], ...]:
+    def _slots(self, depth: int) -> Slots:
         counts = self.split_depth(depth)
         smallest = self.split_depth(self._min_depth)
         return tuple(
             tuple(sorted(slot_order(len(group), least)[:count]))
             for group, least, count in zip(self.slot_groups, smallest, counts))
 
-    def _public(self, slots):
-        return slots[0] if len(slots) == 1 else slots
-
     def _apply_drop_path(self) -> None:
-        slots = self.drop_path_slots(self._running_slots)
+        slots = [group[index] for group, running in zip(self.slot_groups, self._running_slots)
+                 for index in running]
         for slot, rate in zip(slots, np.linspace(0, self._drop_path_rate, len(slots))):
             for module in slot.modules():
                 if isinstance(module, DropPath):
@@ -373,8 +288,3 @@ def _parameters_without_reset(slot: nn.Module) -> Iterator[Tuple[str, nn.Paramet
     for prefix, module in slot.named_modules():
         if not hasattr(module, 'reset_parameters'):
             yield from module.named_parameters(prefix=prefix, recurse=False)
-
-
-def _check_rate(rate: float) -> None:
-    if not 0 <= rate < 1:
-        raise UserError(f'drop_path_rate must be in [0, 1), but got {rate!r}.')

@@ -1,7 +1,6 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
 
-import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -12,8 +11,10 @@ from timm.models.volo import VOLO, Transformer
 
 from ..growth.schedule import round_to
 from ..growth.subnet import Subnet
+from ..utils.checks import check_int
 from ..utils.errors import UserError
 from .elastic import ElasticBackbone
+from .mix_token import draw_mask
 
 # Share of outlookers in a depth, and the multiple that their number is of.
 _OUTLOOKER_SHARE = 0.23
@@ -115,10 +116,10 @@ class ElasticVOLO(ElasticBackbone, VOLO, BaseModule):
         settings = self._settings(arch)
         if patch_size not in (4, 8, 16):
             raise UserError(f'patch_size of ElasticVOLO must be 4, 8 or 16, but got {patch_size}.')
-        if isinstance(img_size, bool) or not isinstance(img_size, int) or img_size < 1 or \
-                img_size % (_POOLING * patch_size):
+        check_int('img_size of ElasticVOLO', img_size)
+        if img_size % (_POOLING * patch_size):
             raise UserError(
-                f'img_size of ElasticVOLO ({img_size!r}) must be one int and divisible by '
+                f'img_size of ElasticVOLO ({img_size}) must be divisible by '
                 f'{_POOLING * patch_size}, twice its patch_size.')
         num_parts = len(settings['layers'])
         # timm's constructor goes on to BaseModule's, which can't get its
@@ -147,7 +148,7 @@ class ElasticVOLO(ElasticBackbone, VOLO, BaseModule):
             full_resolution=img_size,
             resolution_step=_POOLING * patch_size)
         if channels_last:
-            self.set_channels_last(self.patch_embed)
+            self.patch_embed.to(memory_format=torch.channels_last)
 
     @classmethod
     def _settings(cls, arch: Union[str, dict]) -> dict:
@@ -230,7 +231,7 @@ class ElasticVOLO(ElasticBackbone, VOLO, BaseModule):
     # ---------------------------------------------------------------- forward
 
     def forward(self, x: torch.Tensor) -> Tuple[VOLOFeatures]:
-        """Run the active slots.
+        """Run the slots that are awake, or in a search a part of them.
 
         Args:
             x (Tensor): Images of shape (B, C, H, W), H and W multiples of
@@ -241,12 +242,8 @@ class ElasticVOLO(ElasticBackbone, VOLO, BaseModule):
         """
         own_share, mixed = 1., None
         if self.training and self.mix_token:
-            # Drawn here, for a compiled graph can't draw from NumPy, and as a
-            # mask, for it is made for one shape.
-            height, width = (size // self.resolution_step for size in x.shape[-2:])
-            own_share, (top, bottom, left, right) = draw_box(height, width)
-            mixed = torch.zeros(1, height, width, 1, dtype=torch.bool)
-            mixed[:, top:bottom, left:right] = True
+            # Drawn here, for a compiled graph can't draw from NumPy.
+            own_share, mixed = draw_mask(*(size // self.resolution_step for size in x.shape[-2:]))
             mixed = mixed.to(x.device, non_blocking=True)
         class_token, tokens = self.run_compiled(self._run, x, mixed)
         if torch.jit.is_tracing():  # as tools do that count FLOPs
@@ -256,7 +253,7 @@ class ElasticVOLO(ElasticBackbone, VOLO, BaseModule):
     def _run(self, x: torch.Tensor,
              mixed: Optional[torch.Tensor]) -> Tuple[torch.Tensor, torch.Tensor]:
         outlookers, transformers = self.slot_groups
-        running_outlookers, running_transformers = self._running_slots
+        running_outlookers, running_transformers = self.running_slots
         x = self.patch_embed(x).permute(0, 2, 3, 1)  # (B, H, W, C)
         if mixed is not None:
             patches = mixed.repeat_interleave(_POOLING, 1).repeat_interleave(_POOLING, 2)
@@ -280,29 +277,6 @@ class ElasticVOLO(ElasticBackbone, VOLO, BaseModule):
         return F.interpolate(
             self.pos_embed.permute(0, 3, 1, 2), size=tuple(grid), mode='bicubic',
             align_corners=False).permute(0, 2, 3, 1)
-
-
-def draw_box(height: int, width: int) -> Tuple[float, Tuple[int, int, int, int]]:
-    """Draw the box that MixToken exchanges.
-
-    Its area is on average half of the grid, uniformly distributed before it
-    is cut at the grid's border (CutMix with alpha 1).
-
-    Args:
-        height (int): Of the grid of tokens.
-        width (int): Of the grid of tokens.
-
-    Returns:
-        tuple: The share of tokens outside of the box, and the box as
-        ``(top, bottom, left, right)`` in tokens, the ends exclusive.
-    """
-    side = np.sqrt(1 - np.random.beta(1., 1.))
-    edges = []
-    for length in (height, width):
-        size, center = int(length * side), np.random.randint(length)
-        edges += [max(center - size // 2, 0), min(center + (size + 1) // 2, length)]
-    top, bottom, left, right = edges
-    return 1 - (bottom - top) * (right - left) / (height * width), (top, bottom, left, right)
 
 
 def _linear_weights(module: nn.Module) -> int:

@@ -8,6 +8,7 @@ from mmpretrain.models.heads import ClsHead
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
+from ..utils.checks import check_number
 from ..utils.errors import UserError
 from .volo import VOLOFeatures
 
@@ -59,9 +60,7 @@ class VOLOHead(ClsHead):
             init_cfg: Union[dict, List[dict], None] = dict(  # noqa: B006
                 type='TruncNormal', layer='Linear', std=.02)) -> None:
         super().__init__(loss=loss, init_cfg=init_cfg)
-        if dense_weight < 0:
-            raise UserError(
-                f'dense_weight of VOLOHead must be at least 0, but got {dense_weight!r}.')
+        check_number('dense_weight of VOLOHead', dense_weight)
         if class_target not in CLASS_TARGETS:
             raise UserError(
                 f'class_target of VOLOHead must be one of {CLASS_TARGETS}, but got '

@@ -40,7 +40,7 @@ def saved_bytes(model: nn.Module, subnet: Subnet, batch_size: int = 1) -> int:
     training = [(module, module.training) for module in model.modules()]
     model.train()
     try:
-        with undisturbed(), model.backbone.activated(subnet), \
+        with undisturbed(), model.backbone.running(subnet), \
                 torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             # Held until all is counted, so that no storage takes another's place.
             scores = torch.func.functional_call(model, buffers, (images, ))

@@ -317,7 +317,7 @@ def test_what_cannot_grow_gets_a_sentence(name):
 @pytest.mark.parametrize('arguments, sentence', [
     (dict(scale=1.5), r'initial_scale.depth must be a number in \(0, 1\]'),
     (dict(scale=dict(width=0.5)), "initial_scale got unknown keys"),
-    (dict(num_stages=0), 'num_stages must be a positive int'),
+    (dict(num_stages=0), 'num_stages must be an int of at least 1'),
     (dict(num_stages=301, search=None), r'num_stages \(301\) must not exceed max_epochs'),
     (dict(search=dict(type='OneShotSearch', epochs=76)), r'search.epochs \(76\) must not exceed'),
     (dict(resolution_divisor=28), r'resolution \(112\) must be divisible by 16|divisor'),

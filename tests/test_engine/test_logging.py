@@ -115,7 +115,7 @@ def loss_by_hand(model, batches, subnet):
     total, number = 0., 0
     training, passes = model.training, PassesHook.passes
     model.eval()
-    with torch.no_grad(), model.backbone.activated(subnet):
+    with torch.no_grad(), model.backbone.running(subnet):
         for images, labels in batches:
             data = (images.flip(1).float() - 110) / 60
             if images.shape[-1] != subnet.resolution:

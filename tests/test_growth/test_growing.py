@@ -76,7 +76,7 @@ def test_a_bare_backbone_grows():
     before = {name: (id(param), param.data_ptr()) for name, param in toy.named_parameters()}
     woken = grow(toy, Subnet(3, 32), Interpolation())
     assert [id(slot) for slot in woken] == [id(toy.slots[3])]
-    assert toy.awake_subnet == Subnet(3, 32) and toy.awake_slots == (0, 2, 3)
+    assert toy.awake_subnet == Subnet(3, 32) and toy.awake_slots == ((0, 2, 3), )
     assert marks(toy.state_dict()) == [1, 2, 3, 3]
     assert {name: (id(param), param.data_ptr()) for name, param in toy.named_parameters()} == before
     assert [slot[0].weight.requires_grad for slot in toy.slots] == [True, False, True, True]

@@ -55,7 +55,7 @@ def test_probing_leaves_no_trace(parts):
     model, wrapper, small, full = parts
     middle = Subnet(full.depth - 1, 32) if full.depth == 4 else full
     wrapper.shrink(model.backbone, middle)
-    model.backbone.activate(small)
+    model.backbone.set_running(small)
     images, labels = batch(2, 16)
     data = model.data_preprocessor(dict(inputs=images, data_samples=[
         DataSample().set_gt_label(int(label)) for label in labels]), training=False)
@@ -95,7 +95,7 @@ def test_losses_are_those_of_the_network_itself(parts):
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.train()
     for subnet, loss in zip((small, full), losses):
-        with model.backbone.activated(subnet), torch.no_grad():
+        with model.backbone.running(subnet), torch.no_grad():
             total = 0.
             for images, labels in batches:
                 # By hand: BGR to RGB, normalised, and resized on the way.

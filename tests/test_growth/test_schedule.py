@@ -148,13 +148,13 @@ def test_round_to(value, divisor, rounded):
 
 
 @pytest.mark.parametrize('kwargs, match', [
-    (dict(num_stages=0), r'num_stages must be a positive int, but got 0'),
-    (dict(num_stages=2.), r'num_stages must be a positive int, but got 2\.0'),
-    (dict(num_stages=True), r'num_stages must be a positive int, but got True'),
-    (dict(max_epochs=0), r'max_epochs must be a positive int, but got 0'),
-    (dict(max_epochs='100'), r"max_epochs must be a positive int, but got '100'"),
+    (dict(num_stages=0), r'num_stages must be an int of at least 1, but got 0'),
+    (dict(num_stages=2.), r'num_stages must be an int of at least 1, but got 2\.0'),
+    (dict(num_stages=True), r'num_stages must be an int of at least 1, but got True'),
+    (dict(max_epochs=0), r'max_epochs must be an int of at least 1, but got 0'),
+    (dict(max_epochs='100'), r"max_epochs must be an int of at least 1, but got '100'"),
     (dict(num_stages=4, max_epochs=3), r'num_stages \(4\) must not exceed max_epochs \(3\)'),
-    (dict(resolution_divisor=0), r'resolution_divisor must be a positive int, but got 0'),
+    (dict(resolution_divisor=0), r'resolution_divisor must be an int of at least 1, but got 0'),
     (dict(resolution_divisor=48), r'resolution_divisor \(48\) must divide .* \(224\)'),
     (dict(initial_scale=dict(width=0.5)), r"initial_scale got unknown keys \['width'\]"),
     (dict(initial_scale=dict(depth=0)), r'initial_scale\.depth must be a number in \(0, 1\]'),
@@ -167,7 +167,7 @@ def test_round_to(value, divisor, rounded):
     (dict(regularization=dict(drop_path=-0.1)),
      r'regularization\.drop_path must be a number in \[0, 1\], but got -0\.1'),
     (dict(regularization=dict(rand_augment=1.5)), r'regularization\.rand_augment .* got 1\.5'),
-    (dict(full=dict(depth=0, resolution=224)), r'Subnet\.depth must be a positive int, but got 0'),
+    (dict(full=dict(depth=0, resolution=224)), r'Subnet\.depth must be an int of at least 1'),
 ])
 def test_errors(kwargs, match):
     arguments = dict(
@@ -182,9 +182,9 @@ def test_regularization_scale_may_be_zero():
 
 
 @pytest.mark.parametrize('kwargs, match', [
-    (dict(depth=0, resolution=224), r'Subnet\.depth must be a positive int, but got 0'),
-    (dict(depth=6., resolution=224), r'Subnet\.depth must be a positive int, but got 6\.0'),
-    (dict(depth=6, resolution=True), r'Subnet\.resolution must be a positive int, but got True'),
+    (dict(depth=0, resolution=224), r'Subnet\.depth must be an int of at least 1, but got 0'),
+    (dict(depth=6., resolution=224), r'Subnet\.depth must be an int of at least 1, but got 6\.0'),
+    (dict(depth=6, resolution=True), r'Subnet\.resolution must be an int .* but got True'),
 ])
 def test_subnet_errors(kwargs, match):
     with pytest.raises(ValueError, match=match):

@@ -91,14 +91,14 @@ def test_candidates_from_a_stage_on():
         [Subnet(6, 128)], [Subnet(8, 160)], pairs([8, 10, 12], [160, 192]), [Subnet(12, 224)]]
 
 
-@pytest.mark.parametrize('num_stages', [2, 4, 5, 8])
-@pytest.mark.parametrize('scale', [0.1, 0.4, 0.5, 1.])
-@pytest.mark.parametrize('max_lag', [None, 0, 1, 2])
-@pytest.mark.parametrize('first_stage', [0, 1, 2])
+@pytest.mark.parametrize('num_stages', [2, 5, 8])
+@pytest.mark.parametrize('scale', [0.1, 0.5, 1.])
+@pytest.mark.parametrize('max_lag', [None, 0, 2])
+@pytest.mark.parametrize('first_stage', [0, 2])
 def test_candidates_of_all_that_can_be_reached(num_stages, scale, max_lag, first_stage):
     """Wherever a run may be, there is something to run, and it is within the bounds."""
     stages, bounds = deit_small(num_stages, scale), SearchBounds(first_stage, max_lag)
-    reached = [stages[0].subnet]
+    reached, choices = [stages[0].subnet], stage_choices(stages, bounds)
     for stage in stages:
         following = set()
         for current in reached:
@@ -113,7 +113,7 @@ def test_candidates_of_all_that_can_be_reached(num_stages, scale, max_lag, first
                     least = stages[max(0, stage.index - max_lag)].subnet
                     assert c.depth >= least.depth and c.resolution >= least.resolution
             following |= set(candidates)
-        assert set(stage_choices(stages, bounds)[stage.index]) == following
+        assert set(choices[stage.index]) == following
         reached = sorted(following, key=lambda c: (c.depth, c.resolution))
     assert reached == [stages[-1].subnet]
 

@@ -55,9 +55,8 @@ def authors_mapping(old_depth, new_depth):
     return mapping
 
 
-def mapping_of(num_slots, old_depth, new_depth):
-    """The same for the slots: ranks of sources among the old layers."""
-    order = slot_order(num_slots, old_depth)
+def mapping_of(order, old_depth, new_depth):
+    """The same for slots that wake in this order: ranks of sources among the old layers."""
     before, after = sorted(order[:old_depth]), sorted(order[:new_depth])
     rank = {slot: i for i, slot in enumerate(before)}
     sources = growth_sources(before, after)
@@ -70,15 +69,16 @@ def mapping_of(num_slots, old_depth, new_depth):
 ])
 def test_mapping_by_hand(old_depth, new_depth, mapping):
     assert authors_mapping(old_depth, new_depth) == mapping
-    assert mapping_of(12, old_depth, new_depth) == mapping
+    assert mapping_of(slot_order(12, old_depth), old_depth, new_depth) == mapping
 
 
 def test_mapping_is_the_authors_for_every_growth():
     num_cases = 0
     for num_slots in range(1, 49):
         for old_depth in range(1, num_slots + 1):
+            order = slot_order(num_slots, old_depth)
             for new_depth in range(old_depth, num_slots + 1):
-                assert mapping_of(num_slots, old_depth, new_depth) == \
+                assert mapping_of(order, old_depth, new_depth) == \
                     authors_mapping(old_depth, new_depth), (num_slots, old_depth, new_depth)
                 num_cases += 1
     assert num_cases == 19600

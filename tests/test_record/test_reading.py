@@ -127,7 +127,7 @@ def damaged(key):
     ('{"schema": 1}', "is not as records of schema 1 are .KeyError: 'model'"),
     (dict(stages=[{}]), "KeyError: 'search'"),
     (dict(stages=4), 'TypeError'),
-    (dict(full=dict(depth=0, resolution=32)), 'Subnet.depth must be a positive int'),
+    (dict(full=dict(depth=0, resolution=32)), 'Subnet.depth must be an int of at least 1'),
     (dict(run=damaged('seed')), 'run.seed'),
 ])
 def test_what_is_no_record(content, message, tmp_path):

@@ -40,11 +40,11 @@ class Spy(Hook):
         # Sleeping slots have no optimizer state, running ones have.
         backbone, state = runner.model.backbone, runner.optim_wrapper.optimizer.state
         for index, slot in enumerate(backbone.layers):
-            assert all(p.requires_grad == (index in backbone.awake_slots)
+            assert all(p.requires_grad == (index in backbone.awake_slots[0])
                        for p in slot.parameters())
-            if index not in backbone.awake_slots:
+            if index not in backbone.awake_slots[0]:
                 assert not any(p in state for p in slot.parameters())
-            elif index in backbone.running_slots:
+            elif index in backbone.running_slots[0]:
                 assert all(p in state for p in slot.parameters())
 
     def before_val_epoch(self, runner):
@@ -253,7 +253,7 @@ def test_unfinished_weights_are_tested_as_they_stood(manual, jpeg_root, tmp_path
     close(runner)
     assert runner.model.backbone.awake_subnet == Subnet(3, 24)
     # Slots as they were awake in epoch 3, worked out by hand: base 0 2, then 3.
-    assert runner.model.backbone.awake_slots == (0, 2, 3)
+    assert runner.model.backbone.awake_slots == ((0, 2, 3), )
     history = trained.message_hub.get_scalar('val/accuracy/top1').data[0]
     assert metrics['accuracy/top1'] == pytest.approx(history[2])
 

@@ -397,7 +397,7 @@ def test_nothing_is_replaced():
 def test_what_woke_trains():
     model, wrapper = build()
     wrapper.grow(model.backbone, Subnet(6, 32))
-    assert model.backbone.awake_slots == (0, 2, 4, 5, 6, 7)
+    assert model.backbone.awake_slots == ((0, 2, 4, 5, 6, 7), )
     weights, copies = online(model), momentum(wrapper)
     train(model, wrapper)
     for name, param in model.named_parameters():
@@ -412,7 +412,7 @@ def test_shrink():
     weights, copies, state = online(model), momentum(wrapper), state_of(model, wrapper)
     wrapper.shrink(model.backbone, Subnet(5, 24))
     assert model.backbone.awake_subnet == Subnet(5, 24)
-    assert model.backbone.awake_slots == (0, 2, 4, 6, 7)
+    assert model.backbone.awake_slots == ((0, 2, 4, 6, 7), )
     assert_same(online(model), weights)
     for mine, before in zip(momentum(wrapper), copies):
         assert_same(mine, before)
@@ -453,7 +453,7 @@ def test_grow_errors(subnet, match):
     (Subnet(3, 32), r'depth must be between min_depth \(4\)'),
     (Subnet(4, 30), r'resolution \(30\) must be divisible by 4'),
 ])
-def test_settle_errors(subnet, match):
+def test_shrink_errors(subnet, match):
     model, wrapper = build(depth=5)
     with pytest.raises(ValueError, match=match):
         wrapper.shrink(model.backbone, subnet)
