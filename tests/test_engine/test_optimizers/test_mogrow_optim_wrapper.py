@@ -449,7 +449,7 @@ def test_grow_errors(subnet, match):
 
 
 @pytest.mark.parametrize('subnet, match', [
-    (Subnet(6, 32), r'shrink\(\) can only put slots to sleep, but Subnet\(depth=6, .* use grow'),
+    (Subnet(6, 32), r'shrink\(\) can only put slots to sleep, but 6x32 .* use grow'),
     (Subnet(3, 32), r'depth must be between min_depth \(4\)'),
     (Subnet(4, 30), r'resolution \(30\) must be divisible by 4'),
 ])
