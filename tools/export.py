@@ -10,6 +10,7 @@ sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..'))
 import autoprog_mm  # noqa: E402, F401  isort: skip  (before anything that imports torchvision)
 
 from autoprog_mm.export.checkpoint import FORMATS, export_checkpoint  # noqa: E402
+from autoprog_mm.launch.errors import exit_on_user_error  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:
@@ -20,7 +21,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('out', metavar='OUT', help='the file to write')
     parser.add_argument('--format', choices=FORMATS, required=True, help='the library')
     parser.add_argument(
-        '--config', help='config file of the run; by default the one in the checkpoint is read')
+        '--config', help='config file of the run, for checkpoints that do not say what their model '
+        'is built of: of other libraries, or of older versions')
     return parser.parse_args()
 
 
@@ -37,4 +39,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    with exit_on_user_error():
+        main()

@@ -9,11 +9,12 @@ import torch
 import torch.nn as nn
 from mmengine.config import Config
 
-from ..engine.checkpoint import differing_parameters, load_plain
+from ..engine.checkpoint import MODEL_CONFIG, differing_parameters, load_plain
 from ..growth.subnet import Subnet
 from ..utils.errors import UserError
+from ..utils.files import replacing
 from ..version import __version__
-from .literal_config import build_literal_model, read_literal_config
+from .plain_model import build_plain_model
 from .targets import Target, find_target
 
 FORMATS = ('timm', 'mmpretrain')
@@ -54,15 +55,15 @@ def export_checkpoint(checkpoint: str, out: str, format: str,
         out (str): The file to (over)write. For timm it gets a state dict, for
             mmpretrain a dict of ``state_dict`` and ``meta``.
         format (str): ``'timm'`` or ``'mmpretrain'``.
-        config (str, optional): Config file of the run. Defaults to None, which
-            reads the text in the checkpoint without running it.
+        config (str, optional): Config file of the run. Defaults to None, to use
+            what ``SafeCheckpointHook`` has put into the checkpoint.
 
     Returns:
         Export: What was measured, and how to load the file.
 
     Raises:
         ValueError: If the file is no checkpoint of plain data, its run is not
-            finished, its config is missing, not literal or of another model,
+            finished, its config is missing or of another model,
             the library can't represent the model or gives other logits, or
             ``out`` can't be written.
     """
@@ -77,7 +78,7 @@ def export_checkpoint(checkpoint: str, out: str, format: str,
         raise UserError(f'OUT must be a file to write, but {out!r} is '
                          f'{"a folder" if osp.isdir(out) else "the checkpoint itself"}.')
     meta = loaded.get('meta') if isinstance(loaded.get('meta'), dict) else {}
-    source = build_literal_model(_read_config(checkpoint, meta, config))
+    source = build_plain_model(_read_config(checkpoint, loaded, config))
     load_strictly(source.model, loaded['state_dict'],
                   "The checkpoint is not of the config's model; pass the config of its run with "
                   '--config')
@@ -115,15 +116,17 @@ def load_strictly(model: nn.Module, weights: Dict[str, torch.Tensor], message: s
     model.load_state_dict(weights, strict=True)
 
 
-def _read_config(checkpoint: str, meta: dict, path: Optional[str]) -> dict:
+def _read_config(checkpoint: str, loaded: dict, path: Optional[str]) -> dict:
     if path is not None:
         if not osp.isfile(path):
             raise UserError(f'--config: there is no file {path!r}.')
         return Config.fromfile(path).to_dict()
-    if meta.get('cfg') is None:
-        raise UserError(f'CKPT: {checkpoint!r} brings no config along. Pass the config file of '
-                         'its run with --config.')
-    return read_literal_config(meta['cfg'])
+    config = loaded.get(MODEL_CONFIG)
+    if not isinstance(config, dict):
+        raise UserError(f'CKPT: {checkpoint!r} does not say what its model is built of, as '
+                        'checkpoints of other libraries and of older versions do not. Pass the '
+                        'config file of its run with --config.')
+    return config
 
 
 def _check_finished(state: Optional[dict], full: Subnet) -> None:
@@ -141,33 +144,30 @@ def _check_finished(state: Optional[dict], full: Subnet) -> None:
 
 def _write_checked(content: dict, out: str, model: nn.Module,
                    target: Target) -> Tuple[float, float]:
-    beside = osp.join(osp.dirname(out), f'.{osp.basename(out)}.{os.getpid()}.tmp')
     try:
-        try:
-            os.makedirs(osp.dirname(out), exist_ok=True)
+        os.makedirs(osp.dirname(out), exist_ok=True)
+        with replacing(out) as beside:
             with open(beside, 'wb') as file:
                 torch.save(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise UserError(f'OUT: {out!r} cannot be written ({error.strerror}).') from error
-        read = torch.load(beside, weights_only=True)
-        try:
-            theirs = target.build()
-        except Exception as error:  # options that are anything can raise anything
-            raise UserError(f'{target.builder} builds no such model: {error!r}.') from error
-        load_strictly(theirs, read.get('state_dict', read),
-                      f'{target.builder} builds another model')
-        difference, allowed = _compare(model, theirs)
-        # Written so that nan fails.
-        if not difference <= allowed:
-            raise UserError(
-                f'{target.builder} does not give the logits of this model: they differ by up to '
-                f'{difference:.3g} where {allowed:.3g} is allowed. Nothing was written.')
-        os.replace(beside, out)
-    finally:
-        if osp.exists(beside):
-            os.remove(beside)
+            return _check(beside, model, target)
+    except OSError as error:
+        raise UserError(f'OUT: {out!r} cannot be written ({error.strerror}).') from error
+
+
+def _check(path: str, model: nn.Module, target: Target) -> Tuple[float, float]:
+    """Read a file back into the library's model; the difference, and how large it may be."""
+    read = torch.load(path, weights_only=True)
+    try:
+        theirs = target.build()
+    except Exception as error:  # options that are anything can raise anything
+        raise UserError(f'{target.builder} builds no such model: {error!r}.') from error
+    load_strictly(theirs, read.get('state_dict', read), f'{target.builder} builds another model')
+    difference, allowed = _compare(model, theirs)
+    # Written so that nan fails.
+    if not difference <= allowed:
+        raise UserError(
+            f'{target.builder} does not give the logits of this model: they differ by up to '
+            f'{difference:.3g} where {allowed:.3g} is allowed. Nothing was written.')
     return difference, allowed
 
 

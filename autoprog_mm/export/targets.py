@@ -11,7 +11,7 @@ import torch.nn as nn
 
 from ..models import ElasticDeiT, ElasticVOLO
 from ..utils.errors import UserError
-from .literal_config import LiteralModel
+from .plain_model import PlainModel
 
 _TIMM_DEITS = {(192, 12, 3): 'deit_tiny', (384, 12, 6): 'deit_small', (768, 12, 12): 'deit_base'}
 _TIMM_EPS = 1e-6
@@ -82,11 +82,11 @@ class Target(NamedTuple):
         ]
 
 
-def find_target(source: LiteralModel, format: str) -> Target:
+def find_target(source: PlainModel, format: str) -> Target:
     """The model of another library that equals ours.
 
     Args:
-        source (LiteralModel): Our model.
+        source (PlainModel): Our model.
         format (str): ``'timm'`` or ``'mmpretrain'``.
 
     Returns:
@@ -98,7 +98,7 @@ def find_target(source: LiteralModel, format: str) -> Target:
     return _TARGETS[type(source.model.backbone), format](source)
 
 
-def _timm_deit(source: LiteralModel) -> Target:
+def _timm_deit(source: PlainModel) -> Target:
     backbone, options = source.model.backbone, source.backbone
     pooled = options.get('out_type', 'cls_token') == 'avg_featmap'
     if pooled and options.get('final_norm', True):
@@ -138,14 +138,14 @@ def _timm_deit(source: LiteralModel) -> Target:
                   _DEIT_NAMES)
 
 
-def _mmpretrain_deit(source: LiteralModel) -> Target:
+def _mmpretrain_deit(source: PlainModel) -> Target:
     backbone = {key: value for key, value in source.backbone.items() if key != 'out_indices'}
     return _mmpretrain(
         source, type='ImageClassifier', backbone=dict(type='VisionTransformer', **backbone),
         head=dict(type='VisionTransformerClsHead', **source.head))
 
 
-def _volo(source: LiteralModel) -> Tuple[Optional[str], dict, dict]:
+def _volo(source: PlainModel) -> Tuple[Optional[str], dict, dict]:
     """Name of the arch if it is one of timm's, its settings, and what is not timm's default."""
     zoo = {name: {**_VOLO_DEFAULTS, **arch} for name, arch in ElasticVOLO.arch_zoo.items()}
     arch = source.backbone.get('arch', 'd1')
@@ -160,7 +160,7 @@ def _volo(source: LiteralModel) -> Tuple[Optional[str], dict, dict]:
     return next((name for name in zoo if zoo[name] == settings), None), settings, rest
 
 
-def _timm_volo(source: LiteralModel) -> Target:
+def _timm_volo(source: PlainModel) -> Target:
     arch, settings, rest = _volo(source)
     size = source.model.backbone.full_subnet.resolution
     name = f'volo_{arch}_{size}'
@@ -173,7 +173,7 @@ def _timm_volo(source: LiteralModel) -> Target:
                   _VOLO_NAMES)
 
 
-def _mmpretrain_volo(source: LiteralModel) -> Target:
+def _mmpretrain_volo(source: PlainModel) -> Target:
     arch, _, rest = _volo(source)
     if arch is None:  # TimmClassifier takes names only
         _refuse('mmpretrain', 'backbone', dict(arch=source.backbone['arch']),
@@ -185,7 +185,7 @@ def _mmpretrain_volo(source: LiteralModel) -> Target:
     return _mmpretrain(source, _VOLO_NAMES, type='TimmClassifier', model_name=name, **rest)
 
 
-def _mmpretrain(source: LiteralModel, names: Sequence[Tuple[str, str]] = (), **model) -> Target:
+def _mmpretrain(source: PlainModel, names: Sequence[Tuple[str, str]] = (), **model) -> Target:
     if source.images:
         model['data_preprocessor'] = source.images
     return Target('mmpretrain.models.build_classifier', (model, ), {}, names)

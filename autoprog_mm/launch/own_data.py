@@ -23,8 +23,7 @@ from ..datasets.class_folders import (
     listed,
     subfolders,
 )
-from ..engine.checkpoint import load_plain
-from ..export.literal_config import read_literal_config
+from ..engine.checkpoint import MODEL_CONFIG, load_plain
 from ..utils.errors import UserError
 
 DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -240,8 +239,11 @@ def _take_over(cfg: Config, checkpoint: str) -> None:
     """Take what the run of a checkpoint has found, where the config leaves it open."""
     if all(cfg.get(key) is not None for key in _FOUND):
         return
-    text = load_plain(checkpoint, mmap=True).get('meta', {}).get('cfg')
-    found = {} if text is None else read_literal_config(text)
+    found = load_plain(checkpoint, mmap=True).get(MODEL_CONFIG)
+    if found is None:
+        raise UserError(
+            f'{checkpoint!r} does not say what its model is built of. Test it with the config that '
+            f'its run has saved in its work directory, or set {", ".join(_FOUND)}.')
     for key in _FOUND:
         if cfg.get(key) is None:
             cfg[key] = found.get(key)

@@ -1,26 +1,17 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
-"""From the config text of a checkpoint to its model, without running it.
+"""From a config of plain data to its model, of a few known parts.
 
-mmengine saves the config of a run as a text of Python, and its own ways to use
-it execute that text, and import what its types name. Who exports somebody
-else's checkpoint would so run whatever that person has put there. Here the text
-is only read, and a few known parts are built, by class and not by a registry.
+A registry imports what its types name. Who exports somebody else's checkpoint
+would so run whatever that person has put there. Here parts are built by class.
 """
-import ast
-import math
-import re
 from copy import deepcopy
-from typing import Any, Iterable, List, NamedTuple, NoReturn, Tuple
+from typing import Any, Iterable, NamedTuple
 
 from mmpretrain.models import ImageClassifier, VisionTransformerClsHead
 
 from ..models import ElasticDeiT, ElasticVOLO, VOLOHead
 from ..utils.errors import UserError
 
-# mmengine prints floats with str().
-_NAMED_FLOATS = {'inf': math.inf, 'nan': math.nan}
-_CONSTANTS = (str, bytes, bool, int, float, type(None))
-_SHOWN = 60  # characters of a line, in a message
 _SCOPE = 'mmpretrain.'
 
 _FAMILIES = {  # by type of the backbone; the stock one has ElasticDeiT's options and names
@@ -51,7 +42,7 @@ _LAYER_TYPES = ('LN', 'GELU', 'ReLU', 'Tanh', 'Conv2d')
 _LOOKED_UP = ('type', 'conv_type', '_scope_')
 
 
-class LiteralModel(NamedTuple):
+class PlainModel(NamedTuple):
     """A model that was built from plain data.
 
     Args:
@@ -68,51 +59,7 @@ class LiteralModel(NamedTuple):
     images: dict
 
 
-def read_literal_config(text: str) -> dict:
-    """Read what ``Config.pretty_text`` and ``Config.dump`` write, as plain data.
-
-    The text is parsed and never run. It may hold assignments to names, of
-    constants, lists, tuples, ``{k: v}``, ``dict(k=v)`` and negative numbers.
-    What the keys mean is not looked at: ``custom_imports`` imports nothing and
-    ``{{ }}`` or ``${ }`` in a string stays as it is.
-
-    Args:
-        text (str): The config.
-
-    Returns:
-        dict: The assigned values by name.
-
-    Raises:
-        ValueError: If there is anything else in it; names the line.
-    """
-    if not isinstance(text, str):
-        raise UserError(
-            f'The config of the checkpoint must be a text, but is a {type(text).__name__}. Pass '
-            'the config file of the run with --config.')
-    try:
-        # Of text that nests deeply, the parser raises the last two.
-        body = ast.parse(text).body
-        return _unique([_assignment(statement) for statement in body], body)
-    except SyntaxError as error:
-        line, reason = error.lineno or 1, f'is no Python ({error.msg})'
-    except (MemoryError, RecursionError):
-        line, reason = 1, 'begins a text that is nested too deeply'
-    except _NotLiteralError as error:
-        line, reason = error.line, error.reason
-    except ValueError as error:  # null bytes, in Python before 3.12
-        line, reason = 1, f'begins a text that is no Python ({error})'
-    # Not splitlines(), which also splits where Python does not, as at a form
-    # feed. A syntax error may be in the line after the last.
-    lines = re.split('\r\n|\r|\n', text)
-    shown = lines[min(line, len(lines)) - 1].strip()
-    shown = shown if len(shown) <= _SHOWN else f'{shown[:_SHOWN]}...'
-    raise UserError(
-        f'Line {line} of the config that the checkpoint brings along, {shown!r}, {reason}. Only '
-        'plain data is read from there, nothing is run. Pass the config file of the run with '
-        '--config.')
-
-
-def build_literal_model(config: dict) -> LiteralModel:
+def build_plain_model(config: dict) -> PlainModel:
     """Build the model of a config for use, without what only training needs.
 
     No weights are read (``init_cfg`` and ``pretrained`` are left out), and no
@@ -123,7 +70,7 @@ def build_literal_model(config: dict) -> LiteralModel:
             looked at.
 
     Returns:
-        LiteralModel: The model and what it was built from.
+        PlainModel: The model and what it was built from.
 
     Raises:
         ValueError: For types and options that are not known here; names them.
@@ -154,7 +101,7 @@ def build_literal_model(config: dict) -> LiteralModel:
     owner = model if model.get('data_preprocessor') else config
     images = _part(owner, 'data_preprocessor') if owner.get('data_preprocessor') else {}
     images = {name: _plain(images[name], name) for name in _PREPROCESSING if name in images}
-    return LiteralModel(ImageClassifier(modules[0], head=modules[1]).eval(), *options, images)
+    return PlainModel(ImageClassifier(modules[0], head=modules[1]).eval(), *options, images)
 
 
 # ------------------------------------------------------------------- building
@@ -197,77 +144,3 @@ def _plain(value: Any, where: str) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_plain(item, f'{where}[{i}]') for i, item in enumerate(value))
     return value
-
-
-# -------------------------------------------------------------------- reading
-
-
-class _NotLiteralError(Exception):
-
-    def __init__(self, node: ast.AST, reason: str) -> None:
-        super().__init__(reason)
-        self.line = node.lineno
-        self.reason = reason
-
-
-def _refuse(node: ast.AST) -> NoReturn:
-    raise _NotLiteralError(node, f'has no plain value ({type(node).__name__})')
-
-
-def _assignment(node: ast.stmt) -> Tuple[str, Any]:
-    if not isinstance(node, ast.Assign) or len(node.targets) != 1 or \
-            not isinstance(node.targets[0], ast.Name):
-        _refuse(node)
-    return node.targets[0].id, _value(node.value)
-
-
-def _value(node: ast.expr) -> Any:
-    if isinstance(node, ast.Constant) and type(node.value) in _CONSTANTS:
-        return node.value
-    if isinstance(node, ast.Name) and node.id in _NAMED_FLOATS:
-        return _NAMED_FLOATS[node.id]
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        value = _value(node.operand)
-        if type(value) in (int, float):
-            return -value
-    if isinstance(node, ast.List):
-        return [_value(item) for item in node.elts]
-    if isinstance(node, ast.Tuple):
-        return tuple(_value(item) for item in node.elts)
-    if isinstance(node, ast.Dict):
-        return _display(node)
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict':
-        return _dict_call(node)
-    _refuse(node)
-
-
-def _display(node: ast.Dict) -> dict:
-    for key, value in zip(node.keys, node.values):
-        if key is None:  # {**other}
-            _refuse(value)
-        if not isinstance(key, (ast.Constant, ast.Name, ast.UnaryOp)):
-            _refuse(key)
-    pairs = [(_value(key), _value(value)) for key, value in zip(node.keys, node.values)]
-    return _unique(pairs, node.keys)
-
-
-def _dict_call(node: ast.Call) -> dict:
-    """``dict(k=v)``, or ``dict({k: v})`` as mmengine prints keys that are no names."""
-    if node.args:
-        if len(node.args) != 1 or not isinstance(node.args[0], ast.Dict) or node.keywords:
-            _refuse(node)
-        return _display(node.args[0])
-    for keyword in node.keywords:
-        if keyword.arg is None:  # dict(**other)
-            _refuse(keyword)
-    return _unique([(keyword.arg, _value(keyword.value)) for keyword in node.keywords],
-                   node.keywords)
-
-
-def _unique(pairs: List[Tuple[Any, Any]], nodes: Iterable[ast.AST]) -> dict:
-    result = {}
-    for (key, value), node in zip(pairs, nodes):
-        if key in result:
-            raise _NotLiteralError(node, f'gives {key!r} a second value')
-        result[key] = value
-    return result
