@@ -2,8 +2,10 @@
 """A complete run that takes seconds, for tests of how parts work together."""
 import json
 import time
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Iterator
 
 import mmengine
 import pytest
@@ -181,13 +183,18 @@ def write_label_maps(image_root: Path, label_root: Path, num_classes: int) -> Pa
     return label_root
 
 
-def run(cfg: Config, *hooks: Hook) -> Runner:
-    """Train, with further hooks if there are any."""
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Leave out what takes a second each: compilers' versions, layout of the config's text."""
     with pytest.MonkeyPatch.context() as patch:
-        # What takes a second each, for nobody: compilers' versions, and layout
-        # of the config's text.
         patch.setattr(Runner, '_log_env', lambda *args: None)
         patch.setattr(mmengine.config.config, 'FormatCode', lambda text, **_: (text, True))
+        yield
+
+
+def run(cfg: Config, *hooks: Hook) -> Runner:
+    """Train, with further hooks if there are any."""
+    with quietly():
         runner = Runner.from_cfg(cfg)
         for hook in hooks:
             runner.register_hook(hook, 'LOWEST')

@@ -12,7 +12,6 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
-from mmengine.runner import Runner
 from mmpretrain.datasets import ImageNet
 from mmpretrain.registry import DATASETS, TRANSFORMS
 
@@ -23,7 +22,7 @@ from ..growth.probe import probe_steps
 from ..growth.schedule import Stage
 from ..growth.scoring import stage_choices
 from ..growth.subnet import Subnet
-from ..launch.prepare import check_datasets
+from ..launch import build_runner, check_datasets
 from ..planning.forecast import Forecast, Range
 from ..planning.memory import saved_bytes
 from ..utils.errors import UserError
@@ -155,7 +154,7 @@ def make_plan(cfg: Config, processes: int = 1, samples: Optional[int] = None,
         cfg.work_dir = folder
         cfg.experiment_name = f'plan_of_{folder}'  # mmengine keeps one runner a name
         MMLogger.get_instance('mmengine').setLevel(logging.ERROR)
-        runner = Runner.from_cfg(cfg)
+        runner = build_runner(cfg)
         stop = _StopHook()
         runner.register_hook(stop, 'LOWEST')
         try:

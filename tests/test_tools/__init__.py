@@ -1,7 +1,11 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 import importlib.util
+import runpy
+import sys
 from pathlib import Path
 from types import ModuleType
+
+import pytest
 
 
 def load_tool(path: Path) -> ModuleType:
@@ -10,3 +14,23 @@ def load_tool(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def run_tool(path: Path, *args) -> object:
+    """Run a tool in this process as a script.
+
+    Args:
+        path (Path): Of the script.
+        *args: Its arguments.
+
+    Returns:
+        int | str | None: What it exits with.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, 'argv', [str(path), *map(str, args)])
+        patch.syspath_prepend(path.parent)
+        try:
+            runpy.run_path(str(path), run_name='__main__')
+        except SystemExit as ended:
+            return ended.code
+    return None

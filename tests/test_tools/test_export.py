@@ -68,7 +68,7 @@ def test_unfinished_run(work_dir, tmp_path):
     status, output = call(
         'export.py', work_dir / 'epoch_1.pth', tmp_path / 'out.pth', '--format', 'timm')
     assert status != 0 and output.rstrip().split('\n')[-1].startswith(
-        'ValueError: CKPT: the run is not finished: only Subnet(depth=2, resolution=16) of '
+        'export.py: error: CKPT: the run is not finished: only Subnet(depth=2, resolution=16) of '
         'Subnet(depth=4, resolution=32) was awake')
     assert os.listdir(tmp_path) == []
 
@@ -101,5 +101,5 @@ def test_bad_file(tmp_path):
     torch.save(dict(state_dict=Trap()), tmp_path / 'in.pth')
     status, output = call('export.py', 'in.pth', 'out.pth', '--format', 'timm', cwd=tmp_path)
     assert status != 0 and 'site-packages/torch' not in output
-    assert "ValueError: CKPT: 'in.pth' holds objects that could run code when loaded" in output
+    assert "error: CKPT: 'in.pth' holds objects that could run code when loaded" in output
     assert os.listdir(tmp_path) == ['in.pth']

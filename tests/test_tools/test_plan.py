@@ -8,6 +8,7 @@ import pytest
 
 from autoprog_mm import Subnet
 from autoprog_mm.apis import plan as plan_module
+from autoprog_mm.launch import exit_on_user_error
 from tests.micro import micro_config, volo_options
 from tests.test_tools import load_tool
 
@@ -25,9 +26,10 @@ def plan(monkeypatch, tmp_path, capsys):
     def call(*arguments):
         monkeypatch.setattr(sys, 'argv', ['plan.py', *map(str, arguments)])
         try:
-            tool.main()
-        except SystemExit as stop:
-            return stop.code if isinstance(stop.code, str) else f'{stop.code}'
+            with exit_on_user_error():
+                tool.main()
+        except SystemExit:
+            return capsys.readouterr().err
         finally:
             assert [name for name in os.listdir(folder) if not name.startswith('plan.')] == []
         return capsys.readouterr().out
@@ -144,12 +146,12 @@ def test_volo_and_baseline(plan, jpeg_root, tmp_path):
 
 def test_mistakes_get_a_sentence(plan, jpeg_root, tmp_path):
     deit = ROOT / 'configs/prog/deit-s_prog_in1k.py'
-    assert "cannot train as it is. TypeError: AutoProgHook.__init__() got an unexpected keyword " \
-        "argument 'num_stage'" in plan(deit, '--cfg-options', 'custom_hooks.0.num_stage=3')
+    assert "Did you mean 'num_stages' instead of 'num_stage'?" in plan(
+        deit, '--cfg-options', 'custom_hooks.0.num_stage=3')
     assert 'num_stages (200) must not exceed max_epochs (100)' in plan(
         deit, '--cfg-options', 'custom_hooks.0.num_stages=200')
-    assert 'nowhere.py cannot train as it is. FileNotFoundError' in plan('nowhere.py')
-    assert plan(deit, '--processes', 0) == '2'
+    assert plan('nowhere.py') == "plan.py: error: config: there is no file 'nowhere.py'.\n"
+    assert '--processes must be an int of at least 1, but got 0' in plan(deit, '--processes', 0)
     cfg = micro_config(tmp_path / 'empty', tmp_path / 'never')
     cfg.train_dataloader.dataset.type = cfg.val_dataloader.dataset.type = 'CustomDataset'
     del cfg.train_dataloader.dataset['split'], cfg.val_dataloader.dataset['split']

@@ -25,11 +25,11 @@ import torch  # noqa: E402
 from mmengine.config import Config, ConfigDict  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
-from autoprog_mm.launch.errors import exit_on_user_error  # noqa: E402
-from autoprog_mm.launch.prepare import (  # noqa: E402
+from autoprog_mm.launch import (  # noqa: E402
     OptionsAction,
     check_datasets,
     check_work_dir,
+    exit_on_user_error,
     prepare_config,
     read_config,
 )

@@ -16,7 +16,7 @@ from typing import Dict, List, Optional, Sequence
 # Works from a checkout that is not installed, too.
 sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..', '..'))
 
-from autoprog_mm.launch.errors import exit_on_user_error  # noqa: E402
+from autoprog_mm.launch import exit_on_user_error  # noqa: E402
 from autoprog_mm.utils import (
     UserError,  # noqa: E402
     write_atomically,  # noqa: E402
