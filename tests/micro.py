@@ -2,8 +2,10 @@
 """A complete run that takes seconds, for tests of how parts work together."""
 import json
 import time
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Iterator
 
 import mmengine
 import pytest
@@ -182,15 +184,22 @@ def write_label_maps(image_root: Path, label_root: Path, num_classes: int) -> Pa
 
 
 def skip_slow_texts(patch: pytest.MonkeyPatch) -> None:
-    """Skip what a runner writes that takes seconds: compilers' versions, layout of configs."""
+    """Leave out what takes a second each: compilers' versions, layout of the config's text."""
     patch.setattr(Runner, '_log_env', lambda *args: None)
     patch.setattr(mmengine.config.config, 'FormatCode', lambda text, **_: (text, True))
 
 
-def run(cfg: Config, *hooks: Hook) -> Runner:
-    """Train, with further hooks if there are any."""
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Context of :func:`skip_slow_texts`."""
     with pytest.MonkeyPatch.context() as patch:
         skip_slow_texts(patch)
+        yield
+
+
+def run(cfg: Config, *hooks: Hook) -> Runner:
+    """Train, with further hooks if there are any."""
+    with quietly():
         runner = Runner.from_cfg(cfg)
         for hook in hooks:
             runner.register_hook(hook, 'LOWEST')

@@ -10,7 +10,7 @@ sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..'))
 import autoprog_mm  # noqa: E402, F401  isort: skip  (before anything that imports torchvision)
 
 from autoprog_mm.export.checkpoint import FORMATS, export_checkpoint  # noqa: E402
-from autoprog_mm.launch.errors import exit_on_user_error  # noqa: E402
+from autoprog_mm.launch import exit_on_user_error  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:

@@ -20,10 +20,8 @@ import autoprog_mm  # noqa: E402  isort: skip  (before anything that imports tor
 from mmengine.config import Config  # noqa: E402
 
 from autoprog_mm.apis.config_text import config_text  # noqa: E402
-from autoprog_mm.utils import (
-    UserError,  # noqa: E402
-    write_atomically,  # noqa: E402
-)
+from autoprog_mm.launch import exit_on_user_error  # noqa: E402
+from autoprog_mm.utils import UserError, write_atomically  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:
@@ -56,12 +54,8 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def convert(args: argparse.Namespace) -> None:
-    """Write the new config.
-
-    Raises:
-        ValueError: If that can't be done.
-    """
+def main() -> None:
+    args = parse_args()
     out = args.out
     if not out.endswith('.py'):
         raise UserError(f'OUT.py must end with .py, but is {out!r}.')
@@ -99,14 +93,6 @@ def convert(args: argparse.Namespace) -> None:
     print(f'Wrote {out}. Train it with: python tools/train.py {out}')
 
 
-def main() -> None:
-    args = parse_args()
-    try:
-        convert(args)
-    except ValueError as error:
-        print(f'tools/overlay.py: {error}', file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == '__main__':
-    main()
+    with exit_on_user_error():
+        main()

@@ -8,7 +8,6 @@ with --measure, from steps on this machine.
 import argparse
 import os.path as osp
 import sys
-import traceback
 from datetime import timedelta
 from typing import List
 
@@ -18,14 +17,20 @@ sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..'))
 import autoprog_mm  # noqa: E402, F401  isort: skip  (before anything that imports torchvision)
 
 import torch  # noqa: E402
-from mmengine.config import Config, DictAction  # noqa: E402
 
 from autoprog_mm.apis.plan import Plan, make_plan  # noqa: E402
 from autoprog_mm.growth import Subnet  # noqa: E402
-from autoprog_mm.launch.prepare import prepare_config  # noqa: E402
+from autoprog_mm.launch import (  # noqa: E402
+    OptionsAction,
+    exit_on_user_error,
+    prepare_config,
+    read_config,
+)
 from autoprog_mm.report.colors import LIGHT  # noqa: E402
 from autoprog_mm.report.schedule import PARTS, Band, Line, plot_schedule  # noqa: E402
 from autoprog_mm.report.style import picture_file  # noqa: E402
+from autoprog_mm.utils import UserError  # noqa: E402
+from autoprog_mm.utils.checks import check_int  # noqa: E402
 
 _LARGE_SHARE = 0.1  # of a run, for what its searches do besides training
 _DTYPES = dict(bfloat16=torch.bfloat16, float16=torch.float16)
@@ -43,19 +48,14 @@ def parse_args() -> argparse.Namespace:
         '--measure', action='store_true', help='time training steps on this machine')
     parser.add_argument('--out', help='draw the schedule into this file (.png, .svg or .pdf)')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, help='as those of tools/train.py')
-    parser.add_argument(
-        '--traceback', action='store_true', help='show where in the code an error arose')
-    args = parser.parse_args()
-    for name in ('processes', 'samples'):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            parser.error(f'--{name} must be at least 1, but got {value}.')
-    return args
+        '--cfg-options', nargs='+', action=OptionsAction, help='as those of tools/train.py')
+    return parser.parse_args()
 
 
 def read_plan(args: argparse.Namespace) -> Plan:
-    cfg = Config.fromfile(args.config)
+    check_int('--processes', args.processes)
+    check_int('--samples', args.samples, optional=True)
+    cfg = read_config(args.config)
     dtype = _DTYPES.get(cfg.get('optim_wrapper', {}).get('dtype'))
     cfg = prepare_config(cfg, argparse.Namespace(
         config=args.config, work_dir=None, launcher='none', amp=False, no_pin_memory=False,
@@ -127,22 +127,17 @@ def draw(plan: Plan, path: str) -> None:
 
 def main() -> None:
     args = parse_args()
-    try:
-        plan = read_plan(args)
-    except Exception as error:  # whatever the config's parts raise is what is to be found here
-        if args.traceback:
-            traceback.print_exc()
-        raise SystemExit(f'{args.config} cannot train as it is. {type(error).__name__}: {error}') \
-            from None
+    plan = read_plan(args)
     print(f'{args.config}: can train.')
     print('\n'.join(write(plan)))
     if args.out:
         try:
             draw(plan, args.out)
         except (OSError, ValueError) as error:  # no such folder, or no such format
-            raise SystemExit(f'--out {args.out}: {error}') from None
+            raise UserError(f'--out {args.out}: {error}') from None
         print(f'Picture: {args.out}')
 
 
 if __name__ == '__main__':
-    main()
+    with exit_on_user_error():
+        main()

@@ -31,10 +31,9 @@ from autoprog_mm.datasets.prepare import (  # noqa: E402
     is_whole,
     prepare_all,
 )
-from autoprog_mm.utils import (
-    UserError,  # noqa: E402
-    write_atomically,  # noqa: E402
-)
+from autoprog_mm.launch import exit_on_user_error  # noqa: E402
+from autoprog_mm.utils import UserError, write_atomically  # noqa: E402
+from autoprog_mm.utils.checks import check_int, check_number  # noqa: E402
 
 SETTINGS_FILE = 'prepared.json'
 _UNFINISHED = re.compile(r'\.\d+\.tmp$')
@@ -85,14 +84,11 @@ def check(args: argparse.Namespace) -> List[str]:
     """Paths of the images below the source, sorted.
 
     Raises:
-        ValueError: Names the argument that is wrong.
+        UserError: Names the argument that is wrong.
     """
-    for name, lowest, highest in (('short_side', 1, 65535), ('quality', 1, 100),
-                                  ('processes', 1, 1024)):
-        value = getattr(args, name)
-        if not lowest <= value <= highest:
-            raise UserError(f'--{name.replace("_", "-")} must be from {lowest} to {highest}, but '
-                             f'got {value}.')
+    check_int('--short-side', args.short_side)
+    check_int('--processes', args.processes)
+    check_number('--quality', args.quality, 1, 100)
     if not osp.isdir(args.source):
         raise UserError(f'source: there is no folder {args.source!r}.')
     source, target = osp.realpath(args.source), osp.realpath(args.target)
@@ -153,4 +149,5 @@ def report(args: argparse.Namespace, names: Sequence[str], left: Sequence[str], 
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    with exit_on_user_error():
+        sys.exit(main())

@@ -13,6 +13,7 @@ sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..'))
 
 import autoprog_mm  # noqa: E402, F401  isort: skip  (before anything that imports torchvision)
 
+from autoprog_mm.launch import exit_on_user_error  # noqa: E402
 from autoprog_mm.report import build_page, check_comparable, read_run  # noqa: E402
 from autoprog_mm.utils import UserError, write_atomically  # noqa: E402
 
@@ -30,27 +31,22 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> int:
+def main() -> None:
     args = parse_args()
     out = osp.join(args.work_dir, 'report.html') if args.out is None else args.out
-    try:
-        run = read_run(args.work_dir)
-        baseline = None if args.baseline is None else read_run(args.baseline)
-        if baseline is not None:
-            check_comparable(run, baseline)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    run = read_run(args.work_dir)
+    baseline = None if args.baseline is None else read_run(args.baseline)
+    if baseline is not None:
+        check_comparable(run, baseline)
     page = build_page(run, baseline)
     try:
         write_atomically(out, page)
     except OSError as error:
-        print(f'--out: {out!r} cannot be written ({error.strerror}): give another file.',
-              file=sys.stderr)
-        return 2
+        raise UserError(f'--out: {out!r} cannot be written ({error.strerror}): give another '
+                        'file.') from error
     print(f'Wrote {out}')
-    return 0
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    with exit_on_user_error():
+        main()

@@ -11,12 +11,12 @@ sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..'))
 import mmengine  # noqa: E402
 from mmengine.config import Config, ConfigDict  # noqa: E402
 from mmengine.evaluator import DumpResults  # noqa: E402
-from mmengine.registry import RUNNERS  # noqa: E402
-from mmengine.runner import Runner  # noqa: E402
 
-from autoprog_mm.launch.errors import exit_on_user_error  # noqa: E402
-from autoprog_mm.launch.prepare import (  # noqa: E402
+from autoprog_mm.launch import (  # noqa: E402
+    build_runner,
+    check_checkpoint,
     check_datasets,
+    exit_on_user_error,
     parse_with_common,
     prepare_config,
     read_config,
@@ -77,13 +77,12 @@ def main() -> None:
     args = parse_args()
     if args.out is None and args.out_item is not None:
         raise UserError('--out-item needs --out, the file to write to.')
-    if '://' not in args.checkpoint and not osp.isfile(args.checkpoint):
-        raise UserError(f'checkpoint: there is no file {args.checkpoint!r}.')
+    check_checkpoint('checkpoint', args.checkpoint)
     cfg = read_config(args.config)
     merge_test_args(cfg, args)
     cfg = prepare_config(cfg, args)
     check_datasets(cfg, ('test_dataloader', ))
-    runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+    runner = build_runner(cfg)
     if args.out and args.out_item in ('pred', None):
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
     metrics = runner.test()

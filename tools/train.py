@@ -7,13 +7,12 @@ import sys
 # Works from a checkout that is not installed, too.
 sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..'))
 
-from mmengine.registry import RUNNERS  # noqa: E402
-from mmengine.runner import Runner  # noqa: E402
-
-from autoprog_mm.launch.errors import exit_on_user_error  # noqa: E402
-from autoprog_mm.launch.prepare import (  # noqa: E402
+from autoprog_mm.launch import (  # noqa: E402
+    build_runner,
+    check_checkpoint,
     check_datasets,
     check_work_dir,
+    exit_on_user_error,
     parse_with_common,
     prepare_config,
     read_config,
@@ -49,8 +48,8 @@ def main() -> None:
     cfg = prepare_config(read_config(args.config), args)
     check_work_dir(cfg.work_dir)
     check_datasets(cfg, ('train_dataloader', 'val_dataloader'))
-    runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
-    runner.train()
+    check_checkpoint('load_from', cfg.get('load_from'))
+    build_runner(cfg).train()
 
 
 if __name__ == '__main__':

@@ -10,7 +10,6 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
-from mmengine.runner import Runner
 
 from ..datasets.seeded import batch_size_of
 from ..engine.accumulation import num_parts
@@ -19,6 +18,7 @@ from ..growth.probe import probe_steps
 from ..growth.schedule import Stage
 from ..growth.scoring import stage_choices
 from ..growth.subnet import Subnet
+from ..launch import build_runner
 from ..planning.forecast import Forecast, Range
 from ..planning.memory import step_bytes
 from ..utils.errors import UserError
@@ -124,7 +124,7 @@ def make_plan(cfg: Config, processes: int = 1, samples: Optional[int] = None,
         cfg.work_dir = folder
         cfg.experiment_name = f'plan_of_{folder}'  # mmengine keeps one runner a name
         MMLogger.get_instance('mmengine').setLevel(logging.ERROR)
-        runner = Runner.from_cfg(cfg)
+        runner = build_runner(cfg)
         runner.register_hook(_StopHook(), 'LOWEST')
         try:
             runner.train()

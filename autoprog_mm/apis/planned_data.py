@@ -7,7 +7,7 @@ from mmengine.dataset import Compose
 from mmpretrain.datasets import ImageNet
 from mmpretrain.registry import DATASETS, TRANSFORMS
 
-from ..launch.prepare import check_datasets
+from ..launch import check_datasets
 from ..utils.errors import UserError
 
 _IMAGENET = dict(train_dataloader=1281167, val_dataloader=50000)

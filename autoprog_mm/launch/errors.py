@@ -1,28 +1,19 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """A user's mistake ends a tool with a sentence, an error in the program with a stack trace."""
-import dis
+import difflib
+import inspect
 import os
-import re
+import os.path as osp
 import sys
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Iterator, List, Optional
+from typing import Iterable, Iterator, Optional, Set
+
+from mmengine.registry import Registry, build_from_cfg
 
 from ..utils.errors import UserError
 
 SHOW_TRACEBACK = 'AUTOPROG_TRACEBACK'
 _STATUS = 2  # as of argparse
-# What these modules raise by a raise statement is about what a user has set.
-_REFUSALS = {
-    '__main__': (ValueError, ),
-    'autoprog_mm': (ValueError, ),
-    'mmengine.config': (ValueError, TypeError, KeyError),
-    'mmengine.registry': (KeyError, TypeError),
-    'mmengine.runner': (ValueError, FileNotFoundError),
-}
-_BUILD = 'build_from_cfg'
-_WRONG_ARGUMENTS = re.compile(
-    r'__init__\(\) (got an unexpected keyword argument|missing \d+ required)')
 
 
 @contextmanager
@@ -35,56 +26,72 @@ def exit_on_user_error() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if os.environ.get(SHOW_TRACEBACK, '0') != '0' or not is_mistake(error):
+        text = user_message(error)
+        if text is None or os.environ.get(SHOW_TRACEBACK, '0') != '0':
             raise
-        # str() of a KeyError is its repr.
-        text = error.args[0] if isinstance(error, KeyError) else error
-        print(f'{type(error).__name__}: {text}', file=sys.stderr, flush=True)
+        print(f'{osp.basename(sys.argv[0])}: error: {text}', file=sys.stderr, flush=True)
         sys.exit(_STATUS)
 
 
-def is_mistake(error: Exception) -> bool:
-    """Whether an error says that what a user has set can't work.
-
-    Either one of our modules or of mmengine's that read a config has raised it
-    on purpose, or a part that a config names refuses the arguments that the
-    config gives it.
+def user_message(error: Exception) -> Optional[str]:
+    """What to tell a user of an error, without its stack trace.
 
     Args:
         error (Exception): One that was caught.
+
+    Returns:
+        str | None: The message of a :class:`UserError`. Of any error that arose
+        while a part of the config was built, what it is and which part that
+        was. None for all others, which are errors in the program.
     """
     if isinstance(error, UserError):
-        return True
-    trace = _frames(error.__traceback__)
-    if not trace:
-        return False
-    innermost = trace[-1]
-    raised = _is_raise(innermost)
-    module = innermost.tb_frame.f_globals.get('__name__', '')
-    if raised and innermost.tb_frame.f_code.co_name != '__missing__':  # of any key of a dict
-        for name, kinds in _REFUSALS.items():
-            if (module == name or module.startswith(f'{name}.')) and isinstance(error, kinds):
-                return True
-    names = [frame.tb_frame.f_code.co_name for frame in trace]
-    if _BUILD not in names:
-        return False
-    below = names[len(names) - names[::-1].index(_BUILD):]
-    if any(name != '__init__' for name in below):
-        return False
-    if isinstance(error, TypeError):
-        return not raised and _WRONG_ARGUMENTS.search(str(error)) is not None
-    return raised and isinstance(error, (ValueError, AssertionError)) and bool(str(error))
-
-
-def _frames(trace: Optional[TracebackType]) -> List[TracebackType]:
-    frames = []
-    while trace is not None:
-        frames.append(trace)
+        # In the main process, one of a DataLoader's worker has a stack trace in its text.
+        return str(error).rpartition(f'{UserError.__name__}: ')[2].rstrip()
+    variables, trace = None, error.__traceback__
+    while trace is not None:  # to the innermost part, in parts of parts
+        if trace.tb_frame.f_code is build_from_cfg.__code__:
+            variables = trace.tb_frame.f_locals
         trace = trace.tb_next
-    return frames
+    return None if variables is None else _of_a_part(error, **variables)
 
 
-def _is_raise(trace: TracebackType) -> bool:
-    """Whether a frame has raised the error by itself: a raise or an assert statement."""
-    code = trace.tb_frame.f_code.co_code
-    return dis.opname[code[trace.tb_lasti]] == 'RAISE_VARARGS'
+def _of_a_part(error: Exception,
+               cfg: dict,
+               registry: Registry,
+               obj_type: object = None,
+               obj_cls: Optional[type] = None,
+               args: Optional[dict] = None,
+               **_) -> str:
+    """What to tell of an error in mmengine's ``build_from_cfg``, from its variables."""
+    if obj_type is None:
+        return f'A part of the config has no type: {dict(cfg)}.'
+    if obj_cls is None and isinstance(obj_type, str):
+        return (f'{obj_type} is not in the {registry.scope}::{registry.name} registry.'
+                f'{_hint([obj_type], _types(registry))} Check its spelling, and that '
+                'custom_imports of the config has the module that registers it.')
+    name = getattr(obj_cls, '__name__', obj_type)
+    text = f'{name} cannot be built: {type(error).__name__}: {error}'.rstrip('.') + '.'
+    if isinstance(error, TypeError) and obj_cls is not None:
+        text += _hint(args, _arguments(obj_cls))
+    return f'{text} With {SHOW_TRACEBACK}=1 in the environment its stack trace is shown.'
+
+
+def _hint(names: Iterable[str], known: Set[str]) -> str:
+    """Names that are meant, perhaps, by some that are not known."""
+    for name in names:
+        near = difflib.get_close_matches(name, known, n=1)
+        if name not in known and near:
+            return f' Did you mean {near[0]!r} instead of {name!r}?'
+    return ''
+
+
+def _types(registry: Registry) -> Set[str]:
+    """Names in a registry and in those that it inherits from."""
+    inherited = set() if registry.parent is None else _types(registry.parent)
+    return {*registry.module_dict, *inherited}
+
+
+def _arguments(built: object) -> Set[str]:
+    """Names of a function's or a class's arguments, inherited ones too."""
+    functions = [kind.__init__ for kind in built.__mro__] if inspect.isclass(built) else [built]
+    return {name for function in functions for name in inspect.signature(function).parameters}

@@ -5,35 +5,34 @@ A config whose datasets are ``ClassFolders`` may leave settings at None. They
 are filled in when a tool starts, so that a user counts no classes and sets no
 sizes, and what was filled in stands in the config that the run saves.
 """
-import os.path as osp
-from collections import Counter
 from statistics import median
-from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Dict, Mapping, Optional, Sequence
 
-import cv2
 from mmengine.config import Config, ConfigDict
 from mmpretrain.registry import DATASETS
-from PIL import Image
 
-from ..datasets.class_folders import (
-    ClassFolders,
-    ClassImages,
-    check_known,
-    find_images,
-    listed,
-    subfolders,
-)
+from ..datasets.class_folders import ClassFolders
+from ..datasets.class_images import ClassImages, check_known, find_images, listed
 from ..engine.checkpoint import MODEL_CONFIG, load_plain
+from ..utils.checks import check_int
 from ..utils.errors import UserError
+from .dataloaders import DATALOADERS, leaf_datasets
+from .own_data_choices import (
+    choose_batch_size,
+    choose_divisor,
+    choose_image_size,
+    choose_lr,
+    choose_patch_size,
+)
+from .own_images import (
+    check_classes,
+    check_readable,
+    classes_of,
+    describe_count,
+    describe_ignored,
+    short_side,
+)
 
-DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-IMAGE_SIZES = (32, 64, 96, 128, 224)
-PATCH_SIZES = (16, 8, 4)
-_ENLARGED = 1.25  # at most: what has more pixels than the file costs time and shows nothing new
-_LEAST_PATCHES = 8  # a side
-_FULL_PATCHES = 14  # a side, as of DeiT at 224 pixels
-_BATCH_SIZES = (128, 64, 32, 16, 8)
-_LEAST_STEPS = 16  # of an epoch, for which the batch gets smaller
 _WARM_UP_EPOCHS = 5
 _MEASURED = 200  # images
 _FOUND = ('classes', 'image_size', 'patch_size')  # what a test takes from the checkpoint
@@ -41,29 +40,10 @@ _NO_ROOT = ('data_root is not set. Say where your images are with --cfg-options 
             'data_root=/path/to/folder, a folder of one folder a class.')
 
 
-def leaf_datasets(key: str, dataset: dict) -> Iterator[Tuple[str, dict]]:
-    """The datasets inside of wrappers, with their places in the config.
-
-    Args:
-        key (str): Place of ``dataset``.
-        dataset (dict): Config of a dataset, or of a wrapper of some.
-
-    Yields:
-        tuple[str, dict]: Place and config of a dataset that wraps no other.
-    """
-    if isinstance(dataset.get('datasets'), (list, tuple)):
-        for i, part in enumerate(dataset['datasets']):
-            yield from leaf_datasets(f'{key}.datasets.{i}', part)
-    elif isinstance(dataset.get('dataset'), dict):
-        yield from leaf_datasets(f'{key}.dataset', dataset['dataset'])
-    else:
-        yield key, dataset
-
-
 def fill_custom_config(cfg: Config,
-            options: Mapping[str, object],
-            num_processes: int = 1,
-            checkpoint: Optional[str] = None) -> str:
+                       options: Mapping[str, object],
+                       num_processes: int = 1,
+                       checkpoint: Optional[str] = None) -> str:
     """Fill in what a config with ``ClassFolders`` leaves at None.
 
     Args:
@@ -79,7 +59,7 @@ def fill_custom_config(cfg: Config,
         config that trains (or tests) with other datasets.
 
     Raises:
-        ValueError: For a folder or for settings that can't work.
+        UserError: For a folder or for settings that can't work.
     """
     datasets = _own_datasets(cfg)
     used = DATALOADERS[:2] if checkpoint is None else DATALOADERS[2:]
@@ -102,109 +82,27 @@ def fill_custom_config(cfg: Config,
     }
     first = images[used[0]]
     if checkpoint is None:
-        _check_classes(cfg, images)
+        check_classes(*(images[name] for name in used), cfg.get('classes'))
     if cfg.get('classes') is None:
-        cfg.classes = _classes(first)
+        cfg.classes = classes_of(first)
     for part in first:
         check_known(part, cfg.classes)
     for dataset in (d for pairs in datasets.values() for d in pairs.values()):
         dataset['classes'] = list(cfg.classes)
     for name in DATALOADERS[1:]:
-        _check_readable([path for part in images.get(name, ()) for path in part.paths])
+        check_readable([path for part in images.get(name, ()) for path in part.paths])
 
     rows = {'folder': ', '.join(dict.fromkeys(part.folder for part in first))}
     rows['classes'] = f'{len(cfg.classes)}: {listed(cfg.classes)}'
     for name, what in zip(DATALOADERS, ('to train', 'to validate', 'to test')):
         if images.get(name):
-            rows[what] = _counted(images[name], name)
+            rows[what] = describe_count(images[name], held_out=name != DATALOADERS[0])
     rows['size'] = _fill_sizes(cfg, first)
     _fill_model(cfg)
     if checkpoint is None:
         rows.update(_fill_training(cfg, sum(map(len, first)), num_processes))
-    rows['passed over'] = _ignored(images) or 'nothing'
+    rows['passed over'] = describe_ignored(part for parts in images.values() for part in parts)
     return 'Your images\n' + '\n'.join(f'  {name:<14}{text}' for name, text in rows.items())
-
-
-# -------------------------------------------------------------------- choices
-
-
-def choose_image_size(short_side: float) -> int:
-    """The full resolution for images of a size.
-
-    Args:
-        short_side (float): Their typical short side, in pixels.
-
-    Returns:
-        int: The largest of :data:`IMAGE_SIZES` to which such images are
-        enlarged by no more than a quarter.
-    """
-    return max((size for size in IMAGE_SIZES if size <= _ENLARGED * short_side),
-               default=IMAGE_SIZES[0])
-
-
-def choose_patch_size(image_size: int) -> int:
-    """The patch size for a resolution.
-
-    Args:
-        image_size (int): The full resolution.
-
-    Returns:
-        int: The largest of :data:`PATCH_SIZES` that divides it into at least
-        eight patches a side, or else the smallest that divides it.
-
-    Raises:
-        ValueError: If none does.
-    """
-    fitting = [patch for patch in PATCH_SIZES if image_size % patch == 0]
-    if not fitting:
-        raise UserError(
-            f'image_size must be a multiple of {PATCH_SIZES[-1]}, but got {image_size!r}; or set '
-            'patch_size to a divisor of it.')
-    return next((patch for patch in fitting if image_size // patch >= _LEAST_PATCHES),
-                fitting[-1])
-
-
-def choose_divisor(image_size: int, patch_size: int) -> int:
-    """The ``resolution_divisor`` of a schedule.
-
-    Args:
-        image_size (int): The full resolution.
-        patch_size (int): The patch size.
-
-    Returns:
-        int: Two patches for as many as DeiT's at 224 pixels (the paper's 32),
-        one patch for fewer, so that resolutions have enough steps to grow in.
-    """
-    if image_size // patch_size >= _FULL_PATCHES and image_size % (2 * patch_size) == 0:
-        return 2 * patch_size
-    return patch_size
-
-
-def choose_batch_size(num_images: int) -> int:
-    """The batch size of one process.
-
-    Args:
-        num_images (int): How many images it trains with in an epoch.
-
-    Returns:
-        int: 128, or less so that an epoch has at least 16 steps; 8 or all
-        images where there are too few for that.
-    """
-    return next((size for size in _BATCH_SIZES if num_images >= _LEAST_STEPS * size),
-                max(1, min(_BATCH_SIZES[-1], num_images)))
-
-
-def choose_lr(batch_size: int) -> float:
-    """The learning rate for a batch size.
-
-    Args:
-        batch_size (int): Of an update, of all processes.
-
-    Returns:
-        float: DeiT's 1e-3 at 1024, linearly, but at least 5e-4. Below a batch
-        of 512, Adam needs no smaller steps, and a small folder has few.
-    """
-    return max(5e-4, 1e-3 * batch_size / 1024)
 
 
 # ----------------------------------------------------------------- the folder
@@ -249,82 +147,6 @@ def _take_over(cfg: Config, checkpoint: str) -> None:
             cfg[key] = found.get(key)
 
 
-def _classes(parts: Sequence[ClassImages]) -> List[str]:
-    return sorted({name for part in parts for name in part.files})
-
-
-def _check_classes(cfg: Config, images: Mapping[str, Sequence[ClassImages]]) -> None:
-    """Check the classes to train and to validate against each other and the config's."""
-    train, val = (images[name] for name in DATALOADERS[:2])
-    classes, folder = _classes(train), train[0].folder
-    if len(classes) == 1:
-        inside = osp.join(folder, classes[0])
-        hint = f' If the classes are the folders in there, set data_root={inside}.' \
-            if len(subfolders(inside)) > 1 else ''
-        raise UserError(
-            f'data_root: {folder!r} has the folder of one class only, {classes[0]!r}, so there is '
-            f'nothing to tell apart.{hint}')
-    known = cfg.get('classes')
-    if known is not None and set(known) != set(classes):
-        raise UserError(
-            f'classes: the config is for {listed(known)}, but {folder!r} has {listed(classes)}. '
-            'Set classes=None to take those of the folder.')
-    if not val:
-        return
-    for here, there in ((train, val), (val, train)):
-        missing = [name for name in _classes(here) if name not in _classes(there)]
-        if missing:
-            raise UserError(
-                f'data_root: {listed(missing)} is in {here[0].folder!r}, but not in '
-                f'{there[0].folder!r}. To train and to validate, the same class folders are '
-                'needed.')
-
-
-def _counted(parts: Sequence[ClassImages], loader: str) -> str:
-    of_class: Counter = Counter()
-    for part in parts:
-        of_class.update({name: len(files) for name, files in part.files.items()})
-    fewest, most = min(of_class.values()), max(of_class.values())
-    text = f'{sum(of_class.values())} images, {fewest}'
-    text += f'{"" if fewest == most else f" to {most}"} of each class'
-    shares = [f'{part.share:g}' for part in parts if 0 < part.share < 1]
-    if shares and loader != 'train_dataloader':
-        text += f', held out by val_share={shares[0]}'
-    return text
-
-
-def _ignored(images: Mapping[str, Sequence[ClassImages]]) -> str:
-    # A folder that is shared by training and validation counts once.
-    folders = {part.folder: part for parts in images.values() for part in parts}.values()
-    types: Counter = sum((part.ignored for part in folders), Counter())
-    loose = sum(part.loose for part in folders)
-    texts = []
-    if types:
-        texts.append(f'{sum(types.values())} files that are no images ({", ".join(sorted(types))})')
-    if loose:
-        texts.append(f'{loose} images beside the class folders')
-    return ' and '.join(texts)
-
-
-def _short_side(path: str) -> Optional[int]:
-    """Of an image, from its header; None if it can't be read."""
-    try:
-        with Image.open(path) as image:
-            # What OpenCV can't decode, such as a GIF with another name, can't be trained with.
-            return min(image.size) if cv2.haveImageReader(path) else None
-    except (OSError, ValueError, Image.DecompressionBombError):
-        return None
-
-
-def _check_readable(paths: Sequence[str]) -> None:
-    # In training RunGuardHook replaces such an image; a validation can't.
-    bad = [path for path in paths if _short_side(path) is None]
-    if bad:
-        raise UserError(
-            f'data_root: {len(bad)} of the images to validate or test with cannot be read: '
-            f'{listed(bad)}. Delete or mend them.')
-
-
 # --------------------------------------------------------------- the settings
 
 
@@ -335,7 +157,7 @@ def _fill_sizes(cfg: Config, parts: Sequence[ClassImages]) -> str:
     if size is None:
         paths = [path for part in parts for path in part.paths]
         paths = paths[::-(-len(paths) // _MEASURED)]
-        sides = [side for side in map(_short_side, paths) if side is not None]
+        sides = [side for side in map(short_side, paths) if side is not None]
         if not sides:
             raise UserError(
                 f'data_root: none of {len(paths)} images can be read, such as {paths[0]!r}.')
@@ -359,9 +181,7 @@ def _given(cfg: Config, key: str, of_backbone: str) -> Optional[int]:
     """A size from its place in the config or else the backbone's, if it is set."""
     size, other = cfg.get(key), _model(cfg).backbone.get(of_backbone)
     for value in (size, other):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int)
-                                  or value < 1):
-            raise UserError(f'{key} must be a positive int, but got {value!r}.')
+        check_int(key, value, optional=True)
     if size is not None and other is not None and size != other:
         raise UserError(
             f'{key} ({size}) and model.backbone.{of_backbone} ({other}) differ. Set {key} alone, '

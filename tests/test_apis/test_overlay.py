@@ -17,7 +17,7 @@ from mmpretrain.registry import HOOKS, MODELS
 import autoprog_mm
 from autoprog_mm.apis.config_text import config_text, overrides
 from autoprog_mm.datasets.pipelines import ProgressivePipelines
-from autoprog_mm.launch.prepare import prepare_config
+from autoprog_mm.launch import exit_on_user_error, prepare_config
 from tests.micro import run
 from tests.test_tools import load_tool
 
@@ -152,7 +152,8 @@ def stock(name='deit/deit-tiny_4xb256_in1k', **options) -> Config:
 
 def call(monkeypatch, *args):
     monkeypatch.setattr(sys, 'argv', ['overlay.py', *map(str, args)])
-    load_tool(ROOT / 'tools' / 'overlay.py').main()
+    with exit_on_user_error():
+        load_tool(ROOT / 'tools' / 'overlay.py').main()
 
 
 @pytest.mark.parametrize('name', CONVERTED)
@@ -343,7 +344,7 @@ def test_tool_says_what_is_wrong(monkeypatch, tmp_path, capsys, args, sentence):
     with pytest.raises(SystemExit, match='2'):
         call(monkeypatch, *args)
     captured = capsys.readouterr()
-    assert captured.err.startswith('tools/overlay.py: ') and sentence in captured.err
+    assert captured.err.startswith('overlay.py: error: ') and sentence in captured.err
     assert len(captured.err.splitlines()) == 1 and captured.out == ''
     assert [path.name for path in tmp_path.iterdir()] == ['bad.py']
 

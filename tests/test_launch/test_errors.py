@@ -1,5 +1,6 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
-import runpy
+import re
+import sys
 from pathlib import Path
 
 import autoprog_mm  # noqa: F401  (before mmpretrain, which imports torchvision)
@@ -7,30 +8,39 @@ import autoprog_mm  # noqa: F401  (before mmpretrain, which imports torchvision)
 # isort: split
 import pytest
 from mmengine.config import Config
-from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS, MODELS, TRANSFORMS
+from torch._utils import ExceptionWrapper
 
-from autoprog_mm.engine.checkpoint import load_plain
-from autoprog_mm.launch.errors import SHOW_TRACEBACK, exit_on_user_error, is_mistake
-from autoprog_mm.launch.prepare import read_config
+from autoprog_mm.datasets import ProgressiveRandomResizedCrop
+from autoprog_mm.launch import build_runner, exit_on_user_error, user_message
+from autoprog_mm.launch.errors import SHOW_TRACEBACK
+from autoprog_mm.utils import UserError
+from tests.micro import micro_config, quietly
+from tests.test_tools import run_tool
 
-ROOT = Path(__file__).parents[2]
+TOOLS = Path(__file__).parents[2] / 'tools'
+POINTER = r' With AUTOPROG_TRACEBACK=1 in the environment its stack trace is shown\.'
 
 
 @HOOKS.register_module()
 class HookWithAnError:
 
-    def __init__(self, kind):
-        getattr(self, kind)()
+    def __init__(self):
+        HOOKS.build(dict(type='PartWithAnError'))
 
-    def argument(self):
-        self.argument(size=3)
 
-    def value(self):
-        raise ValueError('of a computation')
+@HOOKS.register_module()
+def PartWithAnError():  # noqa: N802
+    return dict(a=1)['b']
 
-    def key(self):
-        dict(a=1)['b']
+
+def fail_in_a_worker():
+    """What a DataLoader raises for an error of one of its workers."""
+    try:
+        raise UserError('a sentence: of a worker.')
+    except UserError:
+        wrapped = ExceptionWrapper(where='in DataLoader worker process 0')
+    wrapped.reraise()
 
 
 def build(registry, **cfg):
@@ -38,82 +48,134 @@ def build(registry, **cfg):
 
 
 MISTAKES = {
-    'our check': lambda: load_plain('gone.pth'),
-    'option': build(HOOKS, type='AutoProgHook', num_stage=4),
-    'option that is passed on': build(MODELS, type='ElasticDeiT', arch='deit-tiny', patches=4),
-    'missing option': build(TRANSFORMS, type='ProgressiveRandomResizedCrop'),
-    'type': build(HOOKS, type='AutoProgHok'),
-    'no type': build(HOOKS, num_stages=4),
-    'value': build(HOOKS, type='AutoProgHook', num_stages=0),
-    "value of mmpretrain's": build(MODELS, type='ElasticDeiT', arch='deit-tinny'),
-    'config': lambda: read_config('configs/gone.py'),
-    'bases': lambda: Config.fromstring(
-        f"_base_ = {[str(ROOT / 'configs' / 'prog' / 'deit-s_prog_in1k.py')] * 2}", '.py'),
-    'index': lambda: Config(dict(hooks=[1])).merge_from_dict({'hooks.3': 2}),
-    'part of a run': lambda: Runner(dict(), '.', train_dataloader=dict()),
+    'check': (build(HOOKS, type='AutoProgHook', num_stages=0), 'num_stages must be .*0.*'),
+    'in a worker': (fail_in_a_worker, r'a sentence: of a worker\.'),
+    'option': (
+        build(HOOKS, type='AutoProgHook', num_stage=4),
+        r'AutoProgHook cannot be built: TypeError: AutoProgHook.__init__\(\) got an unexpected '
+        rf"keyword argument 'num_stage'\. Did you mean 'num_stages' instead of 'num_stage'\?"
+        f'{POINTER}'),
+    'option that is passed on': (
+        build(MODELS, type='ElasticDeiT', arch='deit-tiny', patch_sice=4),
+        rf".*'patch_sice'\. Did you mean 'patch_size' instead of 'patch_sice'\?{POINTER}"),
+    'unlike any': (
+        build(HOOKS, type='AutoProgHook', zzz=4),
+        rf".*unexpected keyword argument 'zzz'\.{POINTER}"),
+    'missing option': (
+        build(TRANSFORMS, type='ProgressiveRandomResizedCrop'),
+        f"ProgressiveRandomResizedCrop cannot be built: TypeError: .*missing .*'scale'.{POINTER}"),
+    'type': (
+        build(HOOKS, type='AutoProgHok'),
+        r'AutoProgHok is not in the mmpretrain::hook registry\. Did you mean '
+        r"'AutoProgHook' instead of 'AutoProgHok'\? Check its spelling, and that custom_.*"),
+    "type of mmengine's": (
+        build(HOOKS, type='EMAHok'), "EMAHok is not .* Did you mean 'EMAHook' instead .*"),
+    'no type': (
+        build(HOOKS, num_stages=4), r"A part of the config has no type: {'num_stages': 4}\."),
+    'type of another kind': (build(HOOKS, type=3), '3 cannot be built: TypeError: type must .*'),
+    "value of mmpretrain's": (
+        build(MODELS, type='ElasticDeiT', arch='deit-tinny'),
+        f'ElasticDeiT cannot be built: AssertionError: .*deit-tinny.*{POINTER}'),
+    # The innermost part is named, whatever it raises.
+    'part of a part': (
+        build(HOOKS, type='HookWithAnError'),
+        rf"PartWithAnError cannot be built: KeyError: 'b'\.{POINTER}"),
+    'parts that do not fit': (
+        lambda: build_runner(Config(dict(
+            model=dict(type='mmpretrain.ImageClassifier', backbone=dict(type='mmpretrain.LeNet5')),
+            work_dir='.', train_dataloader=dict()))),
+        'config: train_dataloader, train_cfg, and optim_wrapper should be either all None .*'),
 }
 ERRORS = {
-    'argument': build(HOOKS, type='HookWithAnError', kind='argument'),
-    'value': build(HOOKS, type='HookWithAnError', kind='value'),
-    'key': build(HOOKS, type='HookWithAnError', kind='key'),
     'key of a config': lambda: Config(dict(a=1))['b'],
     'attribute of a config': lambda: Config(dict(a=1)).b,
-    # A ValueError in our code, which no raise statement has raised.
-    'unpacking': build(TRANSFORMS, type='ProgressiveRandomResizedCrop', scale=(1, 2, 3)),
     'here': lambda: int('a'),
+    # A ValueError in our code that is no UserError.
+    'unpacking': lambda: setattr(ProgressiveRandomResizedCrop(32), 'scale', (1, 2, 3)),
 }
 
 
 @pytest.mark.parametrize('name', MISTAKES)
-def test_mistake(name):
+def test_mistake(name, capsys, monkeypatch):
+    mistake, message = MISTAKES[name]
+    monkeypatch.setattr(sys, 'argv', ['tools/the_tool.py'])
+    with pytest.raises(SystemExit, match='^2$'), exit_on_user_error():
+        mistake()
+    assert capsys.readouterr().err.startswith('the_tool.py: error: ')
     with pytest.raises(Exception) as caught:
-        MISTAKES[name]()
-    assert is_mistake(caught.value), repr(caught.value)
+        mistake()
+    text = user_message(caught.value)
+    assert re.fullmatch(message, text, re.DOTALL), text
+
+    monkeypatch.setenv(SHOW_TRACEBACK, '1')
+    with pytest.raises(type(caught.value)), exit_on_user_error():
+        mistake()
 
 
 @pytest.mark.parametrize('name', ERRORS)
 def test_error_in_the_program(name):
     with pytest.raises(Exception) as caught:
         ERRORS[name]()
-    assert not is_mistake(caught.value), repr(caught.value)
-    with pytest.raises(type(caught.value)):
-        with exit_on_user_error():
-            ERRORS[name]()
+    assert user_message(caught.value) is None
+    with pytest.raises(type(caught.value)), exit_on_user_error():
+        ERRORS[name]()
 
 
-def run_tool(name, *args, monkeypatch):
-    monkeypatch.setattr('sys.argv', [name, *map(str, args)])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / 'tools' / name), run_name='__main__')
-    return ended.value.code
+GONE = {
+    'train.py': ['gone.py'],
+    'test.py': ['gone.py', __file__],
+    'plan.py': ['gone.py'],
+    'report.py': ['gone'],
+    'export.py': ['gone.pth', 'out.pth', '--format', 'timm'],
+    'overlay.py': ['gone.py', 'out.py'],
+    'prepare_dataset.py': ['gone', 'target'],
+    'token_label/generate.py': ['gone', 'out', '--teacher', 'timm:resnet18'],
+    'experiments/run.py': ['gone.py'],
+    'benchmarks/growth.py': ['--config', 'gone.py'],
+    'benchmarks/loader.py': ['--images', 'gone'],
+    'benchmarks/overhead.py': ['gone.py'],
+    'benchmarks/search.py': ['gone.py'],
+    'benchmarks/step.py': ['gone.py'],
+}
 
 
-def test_tools_tell_in_a_sentence(jpeg_root, tmp_path, monkeypatch, capsys):
-    config = ROOT / 'configs' / 'prog' / 'deit-t_prog_custom.py'
-    for options, message in (
-            ([], 'UserError: data_root is not set. Say where your images are with --cfg-options '
-             'data_root=/path/to/folder, a folder of one folder a class.\n'),
-            # From AutoProgHook, when training is about to begin.
-            ([f'data_root={jpeg_root}', 'train_cfg.max_epochs=3', 'train_dataloader.num_workers=0'],
-             'UserError: num_stages (4) must not exceed max_epochs (3): each stage needs an '
-             'epoch. Lower num_stages of AutoProgHook or raise train_cfg.max_epochs.\n'),
-            ([f'data_root={jpeg_root}', 'custom_hooks.0.num_stage=2'],
-             'TypeError: AutoProgHook.__init__() got an unexpected keyword argument '
-             "'num_stage'\n"),
-            ([f'data_root={jpeg_root}', 'model.backbone.type=ElasticDiet'],
-             'KeyError: ElasticDiet is not in the mmpretrain::model registry. ')):
-        args = ['--work-dir', tmp_path] + (['--cfg-options', *options] if options else [])
-        assert run_tool('train.py', config, *args, monkeypatch=monkeypatch) == 2
-        assert message in capsys.readouterr().err
-    assert run_tool('train.py', 'gone.py', monkeypatch=monkeypatch) == 2
-    assert capsys.readouterr().err == "ValueError: config: there is no file 'gone.py'.\n"
-    assert run_tool('test.py', config, 'gone.pth', monkeypatch=monkeypatch) == 2
-    assert capsys.readouterr().err == "ValueError: checkpoint: there is no file 'gone.pth'.\n"
-    args = config, '--cfg-options', 'data_root'
-    assert run_tool('train.py', *args, monkeypatch=monkeypatch) == 2
-    assert "--cfg-options takes key=value, but got 'data_root'." in capsys.readouterr().err
+@pytest.mark.parametrize('tool', GONE)
+def test_all_tools_tell_in_a_sentence(tool, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run_tool(TOOLS / tool, *GONE[tool]) == 2
+    text = capsys.readouterr().err
+    assert text.startswith(f'{Path(tool).name}: error: ') and "'gone" in text
+    assert len(text.splitlines()) == 1 and not list(tmp_path.iterdir())
 
-    monkeypatch.setenv(SHOW_TRACEBACK, '1')
-    monkeypatch.setattr('sys.argv', ['train.py', str(config)])
-    with pytest.raises(ValueError, match='data_root is not set'):
-        runpy.run_path(str(ROOT / 'tools' / 'train.py'), run_name='__main__')
+
+@pytest.fixture(scope='module')
+def config(jpeg_root, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('config')
+    cfg = micro_config(jpeg_root, folder / 'run')
+    with quietly():
+        cfg.dump(folder / 'micro.py')
+    return folder / 'micro.py'
+
+
+@pytest.mark.parametrize('option, message', [
+    # From AutoProgHook, when training is about to begin.
+    ('train_cfg.max_epochs=3', 'num_stages (4) must not exceed max_epochs (3): each stage needs an '
+     'epoch. Lower num_stages of AutoProgHook or raise train_cfg.max_epochs.\n'),
+    ('custom_hooks.0.num_stage=2', "Did you mean 'num_stages' instead of 'num_stage'?"),
+    ('model.backbone.type=ElasticDiet', 'ElasticDiet is not in the mmpretrain::model registry.'),
+    ('custom_hooks.9.priority=1', '--cfg-options: Index 9 exceeds the length of list'),
+    ('load_from=gone.pth', "load_from: there is no file 'gone.pth'."),
+    ('optim_wrapper=None', 'config: train_dataloader, train_cfg, and optim'),
+    ('data_root', "--cfg-options takes key=value, but got 'data_root'."),
+])
+def test_train_tells_in_a_sentence(config, option, message, capsys):
+    with quietly():
+        assert run_tool(TOOLS / 'train.py', config, '--cfg-options', option) == 2
+    told, = (line for line in capsys.readouterr().err.splitlines(keepends=True)
+             if line.startswith('train.py: error: '))
+    assert message in told
+
+
+def test_test_tells_in_a_sentence(config, capsys):
+    assert run_tool(TOOLS / 'test.py', config, 'gone.pth') == 2
+    assert capsys.readouterr().err == "test.py: error: checkpoint: there is no file 'gone.pth'.\n"

@@ -1,5 +1,7 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 import argparse
+import copy
+import functools
 from pathlib import Path
 
 import cv2
@@ -7,63 +9,13 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 
-from autoprog_mm.growth import build_schedule
-from autoprog_mm.launch.own_data import (
-    choose_batch_size,
-    choose_divisor,
-    choose_image_size,
-    choose_lr,
-    choose_patch_size,
-    fill_custom_config,
-)
-from autoprog_mm.launch.prepare import prepare_config
-from tests.micro import run
-from tests.test_tools import load_tool
+from autoprog_mm.launch import prepare_config
+from autoprog_mm.launch.own_data import fill_custom_config
+from tests.micro import quietly, run
+from tests.test_tools import run_tool
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs' / 'autoprog' / 'deit-t_custom.py'
-
-
-@pytest.mark.parametrize('short_side, size', [
-    (20, 32), (28, 32), (32, 32), (51, 32), (52, 64), (64, 64), (76, 64), (77, 96), (103, 128),
-    (179, 128), (180, 224), (375, 224), (3000, 224)])
-def test_image_size(short_side, size):
-    assert choose_image_size(short_side) == size
-
-
-@pytest.mark.parametrize('size, patch, divisor, resolutions', [
-    # Of a schedule from a half on, by hand.
-    (32, 4, 4, [16, 20, 28, 32]),
-    (64, 8, 8, [32, 40, 56, 64]),
-    (96, 8, 8, [48, 64, 80, 96]),
-    (128, 16, 16, [64, 80, 112, 128]),
-    (224, 16, 32, [128, 160, 192, 224]),
-    (28, 4, 4, [16, 20, 24, 28]),
-    (112, 8, 16, [64, 80, 96, 112]),
-])
-def test_sizes_give_a_schedule_that_grows(size, patch, divisor, resolutions):
-    assert choose_patch_size(size) == patch
-    assert choose_divisor(size, patch) == divisor
-    stages = build_schedule(4, 8, dict(depth=12, resolution=size),
-                            dict(depth=0.5, resolution=0.5), resolution_divisor=divisor)
-    assert [stage.subnet.resolution for stage in stages] == resolutions
-
-
-def test_no_patch_size():
-    with pytest.raises(ValueError, match='image_size must be a multiple of 4, but got 50'):
-        choose_patch_size(50)
-
-
-@pytest.mark.parametrize('images, batch', [
-    (10**6, 128), (2048, 128), (2047, 64), (1800, 64), (512, 32), (511, 16), (100, 8), (8, 8),
-    (5, 5), (2, 2)])
-def test_batch_size(images, batch):
-    assert choose_batch_size(images) == batch
-
-
-def test_lr():
-    assert [choose_lr(batch) for batch in (8, 64, 512, 1024, 2048)] == [
-        5e-4, 5e-4, 5e-4, 1e-3, 2e-3]
 
 
 def write_images(root, folders, count=10, size=(30, 40)):
@@ -79,9 +31,18 @@ def folder(tmp_path):
     return write_images(tmp_path / 'pictures', ['cat', 'dog', 'emu'])
 
 
+@functools.lru_cache
+def read_once(path):
+    return Config.fromfile(path)
+
+
+def read(path):
+    return copy.deepcopy(read_once(path))
+
+
 def prepare(cfg, work_dir, launcher='none', **options):
     return prepare_config(
-        Config.fromfile(cfg) if isinstance(cfg, Path) else cfg,
+        read(cfg) if isinstance(cfg, Path) else cfg,
         argparse.Namespace(
             config=str(CONFIG), work_dir=str(work_dir), launcher=launcher, resume=None, amp=False,
             no_validate=False, auto_scale_lr=False, no_pin_memory=True,
@@ -186,8 +147,8 @@ MISTAKES = {
                 '^model.head.num_classes is 1000, but there are 3 classes'),
     'two sizes': (dict(image_size=64, model__backbone__img_size=32),
                   r'^image_size \(64\) and model.backbone.img_size \(32\) differ'),
-    'size': (dict(image_size='large'), "^image_size must be a positive int, but got 'large'"),
-    'patch': (dict(patch_size=0), '^patch_size must be a positive int, but got 0'),
+    'size': (dict(image_size='large'), "^image_size must be an int .* or None, but got 'large'"),
+    'patch': (dict(patch_size=0), '^patch_size must be an int of at least 1 or None, but got 0'),
 }
 
 
@@ -224,42 +185,51 @@ class TestMistakesInTheFolder:
         with pytest.raises(ValueError, match='3 of the images to validate or test with cannot be '
                            "read: '.*png'"):
             prepare(CONFIG, tmp_path, data_root=folder)
-        cfg = Config.fromfile(CONFIG)
+        cfg = read(CONFIG)
         cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
         with pytest.raises(ValueError, match='none of 27 images can be read, such as'):
             prepare(cfg, tmp_path, data_root=folder)
 
 
-def test_from_a_folder_to_a_picture(jpeg_root, tmp_path, monkeypatch, capsys):
+SMALL = f"""
+_base_ = {str(CONFIG)!r}
+model = dict(
+    backbone=dict(arch=dict(
+        embed_dims=16, num_layers=4, num_heads=2, feedforward_channels=32)),
+    head=dict(in_channels=16))
+"""
+
+
+def test_from_a_folder_to_a_picture(jpeg_root, tmp_path, capsys):
     """Train, test and infer; the folder is all that is given."""
     from mmpretrain import ImageClassificationInferencer
     folder = tmp_path / 'pictures'
     folder.mkdir()
     for i in range(4):
         (folder / f'class_{i}').symlink_to(jpeg_root / 'train' / f'class_{i}')
+    small = tmp_path / 'small' / 'small.py'
+    small.parent.mkdir()
+    small.write_text(SMALL)
     cfg = prepare(
-        CONFIG, tmp_path / 'run', data_root=str(folder), image_size=32, patch_size=8,
-        train_cfg__max_epochs=4, train_dataloader__dataset__indices=16,
-        custom_hooks__0__search=dict(type='OneShotSearch', epochs=1, eval_batches=1, evals=(1, 1),
-                                     cost='flops'),
+        small, tmp_path / 'run', data_root=str(folder), image_size=32, patch_size=8,
+        train_cfg__max_epochs=2, train_dataloader__dataset__indices=8,
+        custom_hooks__0__num_stages=2, custom_hooks__0__search=None,
         train_dataloader__num_workers=0, val_dataloader__num_workers=0)
     runner = run(cfg)
-    assert runner.iter == 8
+    assert runner.iter == 2
     assert runner.model.backbone.awake_subnet.resolution == 32
     best = runner.message_hub.get_scalar('val/accuracy/top1').current()
 
-    # The config of the repository, too, takes sizes and classes from the checkpoint.
-    checkpoint = tmp_path / 'run' / 'epoch_4.pth'
+    # The config, which leaves them open, takes sizes and classes from the checkpoint.
+    checkpoint = tmp_path / 'run' / 'epoch_2.pth'
     saved, = (tmp_path / 'run').glob('*.py')
-    tool = load_tool(ROOT / 'tools' / 'test.py')
-    for config in (CONFIG, saved):
+    for config in (small, saved):
         out = tmp_path / f'{config.parent.name}.json'
-        monkeypatch.setattr('sys.argv', [
-            'test.py', str(config), str(checkpoint), '--work-dir', str(tmp_path / 'test'),
-            '--out', str(out), '--out-item', 'metrics', '--cfg-options', f'data_root={folder}',
-            'test_dataloader.num_workers=0'])
         capsys.readouterr()
-        tool.main()
+        with quietly():
+            run_tool(ROOT / 'tools' / 'test.py', config, checkpoint, '--work-dir',
+                     tmp_path / 'test', '--out', out, '--out-item', 'metrics', '--cfg-options',
+                     f'data_root={folder}', 'test_dataloader.num_workers=0')
         assert f'{{"accuracy/top1": {best}}}' == out.read_text()
         assert '32 pixels, in patches of 8' in capsys.readouterr().out
 

@@ -1,5 +1,7 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 import importlib.util
+import runpy
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -14,3 +16,23 @@ def load_tool(path: Path) -> ModuleType:
         patch.syspath_prepend(path.parent)
         spec.loader.exec_module(module)
     return module
+
+
+def run_tool(path: Path, *args) -> object:
+    """Run a tool in this process as a script.
+
+    Args:
+        path (Path): Of the script.
+        *args: Its arguments.
+
+    Returns:
+        int | str | None: What it exits with.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, 'argv', [str(path), *map(str, args)])
+        patch.syspath_prepend(path.parent)
+        try:
+            runpy.run_path(str(path), run_name='__main__')
+        except SystemExit as ended:
+            return ended.code
+    return None

@@ -394,13 +394,13 @@ def test_cells_beside_the_grid_get_a_warning(jpeg_root, teacher, call, tmp_path)
 
 
 @pytest.mark.parametrize('options, message', [
-    (['--topk', 0], '--topk must be at least 1, but got 0'),
+    (['--topk', 0], '--topk must be an int of at least 1 or None, but got 0'),
     (['--topk', 5], '--topk must be at most 4, the number of classes of the teacher, but got 5'),
-    (['--batch-size', 0], '--batch-size must be at least 1'),
-    (['--processes', 0], '--processes must be at least 1'),
-    (['--workers', -1], '--workers must be at least 0'),
-    (['--img-size', 0], '--img-size must be at least 1'),
-    (['--num-classes', 0], '--num-classes must be at least 1'),
+    (['--batch-size', 0], '--batch-size must be an int of at least 1'),
+    (['--processes', 0], '--processes must be an int of at least 1'),
+    (['--workers', -1], '--workers must be an int of at least 0'),
+    (['--img-size', 0], '--img-size must be an int of at least 1'),
+    (['--num-classes', 0], '--num-classes must be an int of at least 1'),
     (['--num-classes', 9], r'has 4 classes, but 9 are expected \(--num-classes.*, 4\)'),
     (['--pretrained'], 'needs weights.*but got both'),
     (['--img-size', 8], 'no more than one cell'),

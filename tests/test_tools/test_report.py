@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from mmengine.hooks import Hook
 
+from autoprog_mm.launch import exit_on_user_error
 from tests.micro import micro_config, read_record, run, volo_options
 from tests.report_runs import RUN, write_run
 from tests.test_tools import load_tool
@@ -58,7 +59,12 @@ def call(tool, monkeypatch, capsys):
 
     def call(*args):
         monkeypatch.setattr(sys, 'argv', ['report.py', *map(str, args)])
-        status = tool.main()
+        status = 0
+        try:
+            with exit_on_user_error():
+                tool.main()
+        except SystemExit as ended:
+            status = ended.code
         return status, capsys.readouterr()
 
     return call
@@ -100,8 +106,8 @@ def test_refuses_to_compare(tmp_path, call):
     status, output = call(work_dir, '--baseline', other)
     assert status == 2 and output.out == ''
     assert output.err == (
-        f'{work_dir!r} cannot be compared with the baseline {other!r}, for they differ in the '
-        'data (samples: 32 and 9) and the seed (3 and 4).\n')
+        f'report.py: error: {work_dir!r} cannot be compared with the baseline {other!r}, for they '
+        'differ in the data (samples: 32 and 9) and the seed (3 and 4).\n')
     assert not (tmp_path / 'run' / 'report.html').exists()
 
 
@@ -109,12 +115,12 @@ def test_where_it_cannot_write(tmp_path, call):
     out = tmp_path / 'none' / 'page.html'
     status, output = call(write_run(tmp_path / 'run'), '--out', out)
     assert status == 2
-    assert output.err == f"--out: '{out}' cannot be written (No such file or directory): give " \
-        'another file.\n'
+    assert output.err == f"report.py: error: --out: '{out}' cannot be written (No such file or " \
+        'directory): give another file.\n'
 
 
 def test_a_sentence_for_what_is_no_run(tmp_path, call):
     status, output = call(tmp_path)
     assert status == 2 and output.out == ''
-    assert re.fullmatch(r"'.*' has no autoprog.json: give .*\n", output.err)
+    assert re.fullmatch(r"report.py: error: '.*' has no autoprog.json: give .*\n", output.err)
     assert not list(tmp_path.iterdir())

@@ -20,9 +20,9 @@ from mmengine.registry import init_default_scope  # noqa: E402
 from mmpretrain.registry import MODELS  # noqa: E402
 from mmpretrain.structures import DataSample  # noqa: E402
 
+from autoprog_mm import launch  # noqa: E402
 from autoprog_mm.growth import build_schedule  # noqa: E402
 from autoprog_mm.growth.schedule import Stage  # noqa: E402
-from autoprog_mm.launch.prepare import AMP_TYPES  # noqa: E402
 from autoprog_mm.utils import write_atomically  # noqa: E402
 
 
@@ -30,7 +30,7 @@ def read_config(path: str) -> Config:
     """A config, whose parts can be built from now on."""
     init_default_scope('mmpretrain')
     MMLogger.get_instance('mmengine', log_level='ERROR')  # of a line a parameter
-    return Config.fromfile(path)
+    return launch.read_config(path)
 
 
 def build_model(cfg: Config, device: torch.device) -> nn.Module:
@@ -42,7 +42,7 @@ def wrap_optimizer(cfg: Config, model: nn.Module, device: torch.device) -> Optim
     """The config's optimizer wrapper, in full precision where there is no other."""
     settings = cfg.optim_wrapper.to_dict()
     if device.type == 'cpu':
-        full_precision = {amp: full for full, amp in AMP_TYPES.items()}
+        full_precision = {amp: full for full, amp in launch.AMP_TYPES.items()}
         settings['type'] = full_precision.get(settings['type'], settings['type'])
         settings.pop('dtype', None)
     wrapper = build_optim_wrapper(model, settings)

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from autoprog_mm.engine import ElasticDistributedDataParallel
+from autoprog_mm.launch import exit_on_user_error
 
 
 def parse_args() -> argparse.Namespace:
@@ -103,6 +104,7 @@ def report(args: argparse.Namespace, growths: List[tuple], device: torch.device)
 
 def main() -> None:
     args = parse_args()
+    read_config(args.config)  # so that a mistake is told here
     with socket.socket() as own:
         own.bind(('127.0.0.1', 0))
         port = own.getsockname()[1]
@@ -110,4 +112,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    with exit_on_user_error():
+        main()

@@ -24,14 +24,14 @@ import autoprog_mm  # noqa: E402, F401  isort: skip  (before anything that impor
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from mmengine.config import Config  # noqa: E402
 from mmengine.dataset import Compose  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from mmpretrain.datasets import ImageNet  # noqa: E402
 from mmpretrain.datasets.custom import get_samples  # noqa: E402
 
+from autoprog_mm.launch import exit_on_user_error, read_config  # noqa: E402
 from autoprog_mm.utils import (  # noqa: E402
-    UserError,  # noqa: E402
+    UserError,
     derive_seed,
     seed_sample,
     write_atomically,
@@ -78,7 +78,7 @@ def find_images(args: argparse.Namespace) -> List[str]:
 
 def pipelines(config: str, resolution: int) -> Dict[str, List[dict]]:
     """Configs of ours and stock, and how many of their transforms only load."""
-    ours = [dict(cfg) for cfg in Config.fromfile(config).train_pipeline]
+    ours = [dict(cfg) for cfg in read_config(config).train_pipeline]
     if ours[0]['type'] != 'ProgressiveDecodeCrop':
         raise UserError(
             f'train_pipeline of {config!r} must begin with ProgressiveDecodeCrop, but begins with '
@@ -179,4 +179,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    with exit_on_user_error():
+        main()

@@ -24,7 +24,7 @@ from mmengine.runner import Runner
 
 from autoprog_mm.engine import AutoProgHook, MoGrowEMAHook, RunGuardHook
 from autoprog_mm.engine.optimizers import FiniteSteps, MomentumCopies
-from autoprog_mm.launch.prepare import prepare_config
+from autoprog_mm.launch import exit_on_user_error, prepare_config
 
 # Whose methods are timed, under which name.
 TIMED = {
@@ -131,4 +131,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    with exit_on_user_error():
+        main()

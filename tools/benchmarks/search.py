@@ -16,6 +16,7 @@ from common import (  # isort: skip  (before torch, for torchvision's sake)
 from mmpretrain.registry import TASK_UTILS
 
 from autoprog_mm.growth.scoring import stage_candidates
+from autoprog_mm.launch import exit_on_user_error
 
 
 def parse_args() -> argparse.Namespace:
@@ -81,4 +82,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    with exit_on_user_error():
+        main()

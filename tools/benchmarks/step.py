@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from autoprog_mm.growth import Subnet
+from autoprog_mm.launch import exit_on_user_error
 
 # A multiply-add in the forward pass is one more for each of the two gradients.
 FLOPS_OF_STEP = 6
@@ -134,4 +135,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    with exit_on_user_error():
+        main()

@@ -17,8 +17,7 @@ from processes import run_all, shares_of_cores
 from results import check_old_results, collect_results
 from suite import check_options, make_config, read_suite
 
-from autoprog_mm.launch.errors import exit_on_user_error
-from autoprog_mm.launch.prepare import OptionsAction
+from autoprog_mm.launch import OptionsAction, exit_on_user_error
 from autoprog_mm.utils import UserError
 
 

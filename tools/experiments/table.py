@@ -18,7 +18,7 @@ from paired import paired, spread
 from results import read_results
 
 from autoprog_mm import Subnet
-from autoprog_mm.launch.errors import exit_on_user_error
+from autoprog_mm.launch import exit_on_user_error
 from autoprog_mm.utils import UserError, write_atomically
 
 PLACE = re.compile(r'(<!-- table: (\S+) (.+?) -->\n)(.*?)(<!-- end -->)', re.S)

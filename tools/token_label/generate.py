@@ -31,6 +31,7 @@ from mmengine.logging import print_log  # noqa: E402
 from mmpretrain.datasets import ImageNet  # noqa: E402
 from mmpretrain.datasets.custom import find_folders, get_samples  # noqa: E402
 
+from autoprog_mm.launch import exit_on_user_error  # noqa: E402
 from autoprog_mm.token_label.label_maps import (  # noqa: E402
     Image,
     Result,
@@ -39,8 +40,8 @@ from autoprog_mm.token_label.label_maps import (  # noqa: E402
     map_path,
 )
 from autoprog_mm.token_label.teachers import DenseTeacher, build_teacher  # noqa: E402
-from autoprog_mm.utils import UserError  # noqa: E402
-from autoprog_mm.utils.files import write_atomically  # noqa: E402
+from autoprog_mm.utils import UserError, write_atomically  # noqa: E402
+from autoprog_mm.utils.checks import check_int  # noqa: E402
 
 SETTINGS_FILE = 'token_labels.json'
 _UNFINISHED = re.compile(r'\.pt\.\d+\.tmp$')
@@ -110,12 +111,9 @@ def main() -> int:
 
 
 def check_args(args: argparse.Namespace) -> None:
-    for name, lowest in (('num_classes', 1), ('img_size', 1), ('topk', 1), ('batch_size', 1),
-                         ('workers', 0), ('processes', 1)):
-        value = getattr(args, name)
-        if value is not None and value < lowest:
-            raise UserError(
-                f'--{name.replace("_", "-")} must be at least {lowest}, but got {value}.')
+    for name in ('num_classes', 'img_size', 'topk', 'batch_size', 'processes'):
+        check_int(f'--{name.replace("_", "-")}', getattr(args, name), optional=True)
+    check_int('--workers', args.workers, least=0)
     if not osp.isdir(args.image_root):
         raise UserError(f'image_root: there is no folder {args.image_root!r}.')
     root, out = osp.realpath(args.image_root), osp.realpath(args.out)
@@ -263,4 +261,5 @@ def report(args: argparse.Namespace, result: Result, images: Sequence[str], num_
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    with exit_on_user_error():
+        sys.exit(main())

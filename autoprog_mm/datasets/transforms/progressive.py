@@ -9,6 +9,7 @@ import numpy as np
 from mmpretrain.datasets.transforms import RandAugment, RandomErasing, RandomResizedCrop
 from mmpretrain.registry import TRANSFORMS
 
+from ...utils.checks import check_int, check_number
 from ...utils.errors import UserError
 from .tables import by_table
 from .token_label import flip_box
@@ -73,10 +74,7 @@ class ProgressiveRandomResizedCrop(RandomResizedCrop):
 
     @resolution.setter
     def resolution(self, value: int) -> None:
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise UserError(
-                f'resolution of ProgressiveRandomResizedCrop must be a positive int, but got '
-                f'{value!r}.')
+        check_int('resolution of ProgressiveRandomResizedCrop', value)
         self._resolution.set(value)
 
     @property
@@ -148,11 +146,8 @@ class ProgressiveRandAugment(RandAugment):
 
     @magnitude_level.setter
     def magnitude_level(self, value: float) -> None:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or \
-                not 0 <= value < math.inf:
-            raise UserError(
-                f'magnitude_level of ProgressiveRandAugment must be a number of at least 0, but '
-                f'got {value!r}.')
+        check_number(
+            'magnitude_level of ProgressiveRandAugment', value, 0, math.inf, below=True)
         self._magnitude.set(value)
         self._pass_on()
 
@@ -201,8 +196,5 @@ class ProgressiveRandomErasing(RandomErasing):
 
     @erase_prob.setter
     def erase_prob(self, value: float) -> None:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-            raise UserError(
-                f'erase_prob of ProgressiveRandomErasing must be a number in [0, 1], but got '
-                f'{value!r}.')
+        check_number('erase_prob of ProgressiveRandomErasing', value, 0, 1)
         self._erase_prob.set(value)

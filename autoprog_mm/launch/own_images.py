@@ -1,0 +1,123 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+"""What a folder of images has: checked, and told in words."""
+import os.path as osp
+from collections import Counter
+from typing import Iterable, List, Optional, Sequence
+
+import cv2
+from PIL import Image
+
+from ..datasets.class_images import ClassImages, listed, subfolders
+from ..utils.errors import UserError
+
+
+def classes_of(parts: Sequence[ClassImages]) -> List[str]:
+    """Names of all classes, in order.
+
+    Args:
+        parts (Sequence[ClassImages]): Images of one or several folders.
+    """
+    return sorted({name for part in parts for name in part.files})
+
+
+def check_classes(train: Sequence[ClassImages],
+                  val: Sequence[ClassImages],
+                  known: Optional[Sequence[str]] = None) -> None:
+    """Check the classes to train and to validate against each other and the known ones.
+
+    Args:
+        train (Sequence[ClassImages]): Images to train with.
+        val (Sequence[ClassImages]): Images to validate with; may be none.
+        known (Sequence[str], optional): Classes that a config has already.
+            Defaults to None.
+
+    Raises:
+        UserError: If they differ, or there is one only.
+    """
+    classes, folder = classes_of(train), train[0].folder
+    if len(classes) == 1:
+        inside = osp.join(folder, classes[0])
+        hint = f' If the classes are the folders in there, set data_root={inside}.' \
+            if len(subfolders(inside)) > 1 else ''
+        raise UserError(
+            f'data_root: {folder!r} has the folder of one class only, {classes[0]!r}, so there is '
+            f'nothing to tell apart.{hint}')
+    if known is not None and set(known) != set(classes):
+        raise UserError(
+            f'classes: the config is for {listed(known)}, but {folder!r} has {listed(classes)}. '
+            'Set classes=None to take those of the folder.')
+    if not val:
+        return
+    for here, there in ((train, val), (val, train)):
+        missing = [name for name in classes_of(here) if name not in classes_of(there)]
+        if missing:
+            raise UserError(
+                f'data_root: {listed(missing)} is in {here[0].folder!r}, but not in '
+                f'{there[0].folder!r}. To train and to validate, the same class folders are '
+                'needed.')
+
+
+def describe_count(parts: Sequence[ClassImages], held_out: bool) -> str:
+    """How many images there are, and how many of a class.
+
+    Args:
+        parts (Sequence[ClassImages]): Images of one or several folders.
+        held_out (bool): Whether to tell the share, if they were held out.
+    """
+    of_class: Counter = Counter()
+    for part in parts:
+        of_class.update({name: len(files) for name, files in part.files.items()})
+    fewest, most = min(of_class.values()), max(of_class.values())
+    text = f'{sum(of_class.values())} images, {fewest}'
+    text += f'{"" if fewest == most else f" to {most}"} of each class'
+    shares = [f'{part.share:g}' for part in parts if 0 < part.share < 1]
+    return f'{text}, held out by val_share={shares[0]}' if shares and held_out else text
+
+
+def describe_ignored(parts: Iterable[ClassImages]) -> str:
+    """What lies in folders and is not used.
+
+    Args:
+        parts (Iterable[ClassImages]): Images of one or several folders.
+    """
+    # A folder that is shared by training and validation counts once.
+    folders = {part.folder: part for part in parts}.values()
+    types: Counter = sum((part.ignored for part in folders), Counter())
+    loose = sum(part.loose for part in folders)
+    texts = []
+    if types:
+        texts.append(f'{sum(types.values())} files that are no images ({", ".join(sorted(types))})')
+    if loose:
+        texts.append(f'{loose} images beside the class folders')
+    return ' and '.join(texts) or 'nothing'
+
+
+def short_side(path: str) -> Optional[int]:
+    """Pixels of the short side of an image, from its header; None if it can't be read.
+
+    Args:
+        path (str): Of the file.
+    """
+    try:
+        with Image.open(path) as image:
+            # What OpenCV can't decode, such as a GIF with another name, can't be trained with.
+            return min(image.size) if cv2.haveImageReader(path) else None
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
+
+
+def check_readable(paths: Sequence[str]) -> None:
+    """Check that images can be read.
+
+    Args:
+        paths (Sequence[str]): Of images to validate or test with.
+
+    Raises:
+        UserError: If some can't; names them.
+    """
+    # In training RunGuardHook replaces such an image; a validation can't.
+    bad = [path for path in paths if short_side(path) is None]
+    if bad:
+        raise UserError(
+            f'data_root: {len(bad)} of the images to validate or test with cannot be read: '
+            f'{listed(bad)}. Delete or mend them.')

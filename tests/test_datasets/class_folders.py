@@ -1,0 +1,20 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+"""Folders of small images."""
+import cv2
+import numpy as np
+
+
+def write(root, *files):
+    """Write images, and other files as what their names say."""
+    for file in files:
+        path = root / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix.lower() in ('.jpg', '.png', '.webp', '.bmp'):
+            cv2.imwrite(str(path), np.full((8, 10, 3), 90, np.uint8))
+        else:
+            path.write_text('text')
+    return str(root)
+
+
+def names(folder, count):
+    return [f'{folder}/{i}.jpg' for i in range(count)]

@@ -1,0 +1,172 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+import copy
+import subprocess
+
+import autoprog_mm  # noqa: F401  (before mmpretrain, which imports torchvision)
+
+# isort: split
+import pytest
+from mmengine.config import Config
+from mmpretrain.datasets import CustomDataset
+
+from autoprog_mm.launch import check_checkpoint, check_datasets, check_work_dir
+
+
+def with_images(folder, name='0.JPEG'):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(b'image')
+
+
+def imagenet(root, split='train', **options):
+    return dict(type='ImageNet', data_root=str(root), split=split, pipeline=[], **options)
+
+
+def check(dataset):
+    cfg = Config(dict(train_dataloader=dict(dataset=dataset), val_dataloader=None))
+    before = copy.deepcopy(cfg.to_dict())
+    check_datasets(cfg, ('train_dataloader', 'val_dataloader', 'test_dataloader'))
+    assert cfg.to_dict() == before
+
+
+WRAPPERS = [
+    (lambda d: d, 'train_dataloader.dataset'),
+    (lambda d: dict(type='RepeatDataset', dataset=d, times=2), 'train_dataloader.dataset.dataset'),
+    (lambda d: dict(type='ConcatDataset', datasets=[dict(type='MNIST5k', split='test'), d]),
+     'train_dataloader.dataset.datasets.1'),
+    (lambda d: dict(type='ConcatDataset', datasets=[dict(
+        type='ClassBalancedDataset', dataset=d, oversample_thr=0.1)]),
+     'train_dataloader.dataset.datasets.0.dataset'),
+]
+
+
+@pytest.mark.parametrize(
+    'wrap, key', WRAPPERS, ids=['plain', 'repeat', 'concat', 'concat balanced'])
+class TestCheckDatasets:
+
+    def test_good(self, tmp_path, wrap, key):
+        with_images(tmp_path / 'train' / 'n01440764')
+        check(wrap(imagenet(tmp_path)))
+
+    def test_missing_root(self, tmp_path, wrap, key):
+        with pytest.raises(
+                ValueError,
+                match=rf"^{key}\.data_root: there is no folder '.*nowhere'.*"
+                rf'--cfg-options {key}\.data_root='):
+            check(wrap(imagenet(tmp_path / 'nowhere')))
+
+    def test_missing_split(self, tmp_path, wrap, key):
+        with_images(tmp_path / 'val' / 'n01440764')
+        with pytest.raises(ValueError, match=rf"^{key}: there is no folder '.*train'"):
+            check(wrap(imagenet(tmp_path)))
+        check(wrap(imagenet(tmp_path, split='val')))
+
+    def test_empty_folder(self, tmp_path, wrap, key):
+        with_images(tmp_path / 'train' / 'n01440764', name='readme.txt')
+        with pytest.raises(ValueError, match=rf"^{key}: the folder '.*train' has no images \(.jpg"):
+            check(wrap(imagenet(tmp_path)))
+
+    def test_annotations(self, tmp_path, wrap, key):
+        with_images(tmp_path / 'train', name='0.png')
+        dataset = imagenet(tmp_path, ann_file='meta/train.txt')
+        with pytest.raises(ValueError, match=rf"^{key}\.ann_file: there is no file '.*train.txt'"):
+            check(wrap(dataset))
+        annotations = tmp_path / 'meta' / 'train.txt'
+        annotations.parent.mkdir()
+        annotations.touch()
+        with pytest.raises(ValueError, match=rf"^{key}\.ann_file: the file '.*' is empty"):
+            check(wrap(dataset))
+        annotations.write_text('0.png 0\n')
+        check(wrap(dataset))
+
+
+class TestFolders:
+
+    def test_each_of_several(self, tmp_path):
+        with_images(tmp_path / 'good' / 'train' / 'a')
+        with pytest.raises(ValueError, match=r'datasets\.2\.data_root'):
+            check(dict(type='ConcatDataset', datasets=[
+                imagenet(tmp_path / 'good'), imagenet(tmp_path / 'good'), imagenet('nowhere')]))
+
+    @pytest.mark.parametrize('options', [
+        dict(data_prefix='images'),
+        dict(data_prefix=dict(img_path='images')),
+        dict(data_root='', data_prefix='images'),
+        dict(type='mmpretrain.CustomDataset', data_prefix='images'),
+    ])
+    def test_prefix(self, tmp_path, monkeypatch, options):
+        monkeypatch.chdir(tmp_path)
+        dataset = {**dict(type='CustomDataset', data_root=str(tmp_path)), **options}
+        with pytest.raises(ValueError, match='there is no folder .*images'):
+            check(dataset)
+        with_images(tmp_path / 'images' / 'cat', '1.png')
+        check(dataset)
+
+    def test_root_alone(self, tmp_path):
+        dataset = dict(type='CustomDataset', data_root=str(tmp_path))
+        with pytest.raises(ValueError, match='has no images'):
+            check(dataset)
+        with_images(tmp_path / 'cat', '1.bmp')
+        check(dataset)
+
+    @pytest.mark.parametrize('extension', ['.webp', '.WEBP'])
+    def test_extensions(self, tmp_path, extension):
+        dataset = dict(type='CustomDataset', data_root=str(tmp_path), extensions=[extension])
+        with_images(tmp_path / 'cat', '1.png')
+        with pytest.raises(ValueError, match='has no images .*webp|has no images .*WEBP'):
+            check(dataset)
+        with_images(tmp_path / 'cat', '1.webp')
+        assert len(CustomDataset(data_root=str(tmp_path), extensions=[extension])) == 1
+        check(dataset)
+
+    def test_linked_class_folders(self, tmp_path):
+        with_images(tmp_path / 'elsewhere')
+        (tmp_path / 'imagenet' / 'train').mkdir(parents=True)
+        (tmp_path / 'imagenet' / 'train' / 'n01440764').symlink_to(tmp_path / 'elsewhere')
+        assert len(CustomDataset(data_root=str(tmp_path / 'imagenet' / 'train'))) == 1
+        check(imagenet(tmp_path / 'imagenet'))
+
+    @pytest.mark.parametrize('dataset', [
+        dict(type='MNIST5k', split='train'),
+        dict(type='CIFAR10', data_root='nowhere'),
+        dict(type='ImageNet', data_root='s3://bucket/imagenet', split='train'),
+    ])
+    def test_not_looked_at(self, dataset):
+        check(dataset)
+
+
+class TestCheckWorkDir:
+
+    def test_is_made(self, tmp_path):
+        check_work_dir(str(tmp_path / 'a' / 'b'))
+        assert list((tmp_path / 'a' / 'b').iterdir()) == []
+
+    def test_a_file_is_there(self, tmp_path):
+        (tmp_path / 'file').touch()
+        for path in (tmp_path / 'file', tmp_path / 'file' / 'run'):
+            message = r"^--work-dir: nothing can be written into '.*file"
+            with pytest.raises(ValueError, match=message):
+                check_work_dir(str(path))
+
+    @pytest.mark.parametrize('how', ['ro', 'full'])
+    def test_no_writing_there(self, tmp_path, how):
+        options = 'size=4k' if how == 'full' else 'ro'
+        done = subprocess.run(['mount', '-t', 'tmpfs', '-o', options, 'tmpfs', str(tmp_path)],
+                              stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f'cannot mount: {done.stderr.strip()}')
+        try:
+            if how == 'full':
+                (tmp_path / 'filler').write_bytes(bytes(4096))
+            reason = 'No space left' if how == 'full' else 'Read-only file system'
+            with pytest.raises(ValueError, match=rf'nothing can be written into .*\({reason}'):
+                check_work_dir(str(tmp_path))
+        finally:
+            subprocess.run(['umount', '-l', str(tmp_path)], check=True)
+
+
+def test_check_checkpoint(tmp_path):
+    (tmp_path / 'a.pth').touch()
+    for path in (None, str(tmp_path / 'a.pth'), 'https://host/a.pth'):
+        check_checkpoint('load_from', path)
+    with pytest.raises(ValueError, match="load_from: there is no file 'gone.pth'"):
+        check_checkpoint('load_from', 'gone.pth')
