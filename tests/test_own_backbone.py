@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from autoprog_mm import Subnet, config_path
-from autoprog_mm.engine.optimizers import MoGrowOptimWrapper
+from autoprog_mm.growth import IdentityInit, MoGrow, grow
 from tests.micro import micro_config, read_record, run
 
 PAGE = (Path(__file__).parents[1] / 'docs/own_backbone.md').read_text(encoding='utf-8')
@@ -108,39 +108,29 @@ def test_flops_are_those_that_torch_counts(elastic_deit3, subnet):
     assert elastic.flops(subnet) == pytest.approx(counter.get_total_flops() / 2, rel=.01)
 
 
-def grown(backbone, operator):
-    """Grow from 2 to 4 slots with momentum weights of their own; what they were before."""
-    backbone.min_depth = 2
-    backbone.set_subnet(Subnet(2, 16))
-    wrapper = MoGrowOptimWrapper(
-        torch.optim.AdamW(backbone.parameters(), lr=1e-2), growth=dict(type=operator))
-    wrapper.initialize_count_status(backbone, 0, 10)
-    with torch.no_grad():
-        for value in wrapper.momentum_weights().values():
-            value.add_(torch.randn_like(value))
-    momentum = {k: v.clone() for k, v in wrapper.momentum_weights().items()}
-    wrapper.grow(backbone, Subnet(4, 32))
-    return momentum
-
-
 def test_grows_by_momentum(elastic_deit3):
     backbone = randomized(elastic_deit3(**options()))
-    momentum = grown(backbone, 'MoGrow')
+    backbone.min_depth = 2
+    backbone.set_subnet(Subnet(2, 16))
+    momentum = {k: torch.randn_like(v) for k, v in backbone.named_parameters()}
+    before = {k: v.clone() for k, v in momentum.items()}
+    grow(backbone, Subnet(4, 32), MoGrow(), momentum=[momentum])
     for slot, source in enumerate((0, 0, 2, 2)):
         for name, value in backbone.layers[slot].named_parameters():
+            assert torch.equal(momentum[f'layers.{slot}.{name}'], before[f'layers.{source}.{name}'])
             if not name.startswith('ln2'):  # which is no part of the function
-                assert torch.equal(value, momentum[f'layers.{source}.{name}']), (slot, name)
+                assert torch.equal(value, before[f'layers.{source}.{name}']), (slot, name)
 
 
+@torch.no_grad()
 def test_branches_that_end_in_zeros_are_all(elastic_deit3):
     backbone = randomized(elastic_deit3(**options()))
     backbone.min_depth = 2
     backbone.set_subnet(Subnet(2, 16))
     images = torch.randn(2, 3, 32, 32)
-    with torch.no_grad():
-        before = backbone(images)[0]
-        grown(backbone, 'IdentityInit')
-        assert torch.allclose(backbone(images)[0], before, atol=1e-6)
+    before = backbone(images)[0]
+    grow(backbone, Subnet(4, 32), IdentityInit())
+    assert torch.allclose(backbone(images)[0], before, atol=1e-6)
 
 
 class Watch(Hook):
@@ -165,7 +155,7 @@ def test_trains_and_grows_in_a_run(elastic_deit3, jpeg_root, tmp_path):
     cfg = micro_config(
         jpeg_root, tmp_path, train_cfg__max_epochs=2, custom_hooks__0__num_stages=2,
         model__backbone=dict(_delete_=True, type='ElasticDeiT3', drop_path_rate=0., **options()),
-        train_dataloader__dataset__indices=16, val_dataloader__dataset__indices=8)
+        train_cfg__val_interval=2, train_dataloader__dataset__indices=16)
     watch = Watch()
     run(cfg, watch)
     assert [depth for depth, _, _ in watch.steps] == [2, 2, 4, 4]
