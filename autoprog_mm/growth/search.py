@@ -1,12 +1,11 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
-from typing import Callable, Iterable, List, Optional, Sequence, Tuple
+from typing import Iterable, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn as nn
 from mmengine.dist import broadcast_object_list, get_rank
 from mmpretrain.registry import TASK_UTILS
 
-from ..planning.forecast import FORWARD_SHARE, SearchWork
 from ..utils import derive_seed
 from ..utils.errors import UserError
 from .probe import labelled_batches, mean_losses, time_steps
@@ -157,21 +156,6 @@ class OneShotSearch:
     def evaluation_steps(self, epoch: int, num_steps: int) -> List[int]:
         """After which steps of the search's epoch ``epoch`` to evaluate."""
         return evaluation_steps(num_steps, self.evals[0] if epoch == 0 else self.evals[1])
-
-    def work(self, steps_per_epoch: int, step: Callable[[Subnet], float]) -> SearchWork:
-        """What a search does besides training, for a forecast.
-
-        Args:
-            steps_per_epoch (int): Training steps of an epoch.
-            step (Callable): Seconds of a training step, of its subnet.
-        """
-        batches = min(self.eval_batches, steps_per_epoch)
-        turns = (1 + _TIMED_STEPS) if self.cost == 'time' else 0
-        return SearchWork(
-            self.epochs, self.evals,
-            score=lambda some: batches * FORWARD_SHARE * sum(map(step, some)),
-            measure=lambda some: turns * sum(map(step, some)),
-            bounds=self.bounds)
 
     # ------------------------------------------------------------- evaluation
 

@@ -1,76 +1,57 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """How long a run that is under way will still take."""
-import logging
-from collections import deque
-from statistics import mean
-from typing import Callable, Deque, Dict, List, Optional, Sequence, Tuple
+from collections import defaultdict, deque
+from functools import lru_cache
+from statistics import mean, median
+from typing import Callable, Deque, Dict, Optional, Sequence, Tuple
 
-import torch
-from mmengine.logging import print_log
-
-from ..growth.probe import probe_steps
 from ..growth.schedule import Stage
-from ..growth.scoring import stage_choices
-from ..growth.search import OneShotSearch
 from ..growth.subnet import Subnet
 from .forecast import FORWARD_SHARE, Forecast, Range
 
-# Steps before a run knows what a step takes.
-_FIRST_STEPS = 10
-_RECENT = 200  # steps and epochs that count
+# Steps of a subnet after which it is known what its steps take.
+_ENOUGH = 5
+_RECENT = 200  # steps of each subnet, and epochs, that count
+_BLOCKS = 9
 
 
-class Progress:
-    """Foresees the rest of a run from its own steps.
+class Eta:
+    """Foresees the rest of a run from the steps that it has made.
 
-    What subnets that have not run yet will take follows from short timings of
-    all subnets on this machine, made once, when an estimate is asked for. What
-    the steps under way really take more than was timed, for the optimizer,
-    waiting for data and all else, others are expected to take more, too.
+    A step of a subnet takes what its own steps took. Until there are a few,
+    it takes what those of other subnets took, in proportion to FLOPs. Rare
+    outliers, such as a step that compiles, do not count.
 
     Args:
         stages (Sequence[Stage]): The schedule.
         steps_per_epoch (int): Training steps of an epoch of this process.
-        batch_size (int): Images of a step of this process.
-        model (Module): The classifier, without a model wrapper.
-        optim_wrapper (OptimWrapper): Its optimizer wrapper.
+        flops (Callable): Multiply-adds of a subnet, ``backbone.flops``.
         search (OneShotSearch, optional): The run's search. Defaults to None.
-        val_images (int): Images that this process validates with.
-            Defaults to 0.
+        val_steps (int): Steps of a validation of this process, of as many
+            images as a training step; once one was timed, its time counts.
+            Defaults to 0, there are no validations.
         validates (Callable): Whether an epoch, counted from 1, is followed by
-            a validation.
-        max_batch (int, optional): Images of the full network that fit into
-            memory. Defaults to None.
+            a validation. Defaults to after each.
     """
 
     def __init__(self,
                  stages: Sequence[Stage],
                  steps_per_epoch: int,
-                 batch_size: int,
-                 model: torch.nn.Module,
-                 optim_wrapper,
-                 search: Optional[OneShotSearch] = None,
-                 val_images: int = 0,
-                 validates: Callable[[int], bool] = lambda epoch: True,
-                 max_batch: Optional[int] = None) -> None:
+                 flops: Callable[[Subnet], float],
+                 search=None,
+                 val_steps: int = 0,
+                 validates: Callable[[int], bool] = lambda epoch: True) -> None:
         self.stages = list(stages)
         self.steps_per_epoch = steps_per_epoch
-        self.batch_size = batch_size
-        self.model = model
-        self.optim_wrapper = optim_wrapper
+        self.flops = lru_cache(maxsize=None)(flops)
         self.search = search
-        self.val_images = val_images
+        self.val_steps = val_steps
         self.validates = validates
-        self.max_batch = max_batch
-        self._probed: Optional[Dict[Subnet, float]] = None
-        self._in_seconds = False  # what was probed, or only in proportion
-        self._steps: Deque[Tuple[Subnet, float]] = deque(maxlen=_RECENT)
+        self._steps: Dict[Subnet, Deque[float]] = defaultdict(lambda: deque(maxlen=_RECENT))
         self._firsts: Deque[Tuple[Subnet, float]] = deque(maxlen=_RECENT)
-        self._validations: Deque[Tuple[int, float]] = deque(maxlen=_RECENT)
+        self._validation: Optional[Tuple[int, float]] = None
         self._clock: Optional[float] = None
         self._is_first = True
-
-    # --------------------------------------------------------------- watching
 
     def begin_epoch(self) -> None:
         """The next step is an epoch's first, which waits for the loader, and more."""
@@ -81,11 +62,14 @@ class Progress:
 
         Args:
             subnet (Subnet): What it trained.
-            clock (float): Seconds of training so far, without validation,
-                search and growth.
+            clock (float): Seconds of training and of waiting for data so far.
         """
         if self._clock is not None:
-            (self._firsts if self._is_first else self._steps).append((subnet, clock - self._clock))
+            seconds = clock - self._clock
+            if self._is_first:
+                self._firsts.append((subnet, seconds))
+            else:
+                self._steps[subnet].append(seconds)
         self._clock, self._is_first = clock, False
 
     def validated(self, depth: int, seconds: float) -> None:
@@ -95,9 +79,7 @@ class Progress:
             depth (int): What was awake.
             seconds (float): How long it took.
         """
-        self._validations.append((depth, seconds))
-
-    # -------------------------------------------------------------- foreseeing
+        self._validation = depth, seconds
 
     def left(self, epoch: int, steps: int, candidates: Sequence[Subnet]) -> Optional[Range]:
         """Seconds to the end of the run.
@@ -111,69 +93,34 @@ class Progress:
         Returns:
             Range | None: None in the first steps of a process.
         """
-        if len(self._steps) < _FIRST_STEPS:
+        known = {subnet: _typical(seconds) for subnet, seconds in self._steps.items()
+                 if len(seconds) >= _ENOUGH}
+        if not known:
             return None
-        return self.forecast().left(epoch, steps, candidates)
-
-    def forecast(self) -> Forecast:
-        """Forecast: By what is known now."""
-        costs = self._costs()
-        seen = sum(seconds for _, seconds in self._steps)
-        probed = sum(costs[subnet] for subnet, _ in self._steps)
-        scale, more = 1., (seen - probed) / len(self._steps)
-        if not self._in_seconds or more < 0:
-            scale, more = seen / probed, 0.
-        known: Dict[Subnet, List[float]] = {}
-        for subnet, seconds in self._steps:
-            known.setdefault(subnet, []).append(seconds)
+        rate = sum(known.values()) / sum(map(self.flops, known))
 
         def step(subnet: Subnet) -> float:
-            if len(known.get(subnet, ())) >= _FIRST_STEPS:
-                return mean(known[subnet])
-            return scale * costs[subnet] + more
+            return known[subnet] if subnet in known else rate * self.flops(subnet)
 
         def validate(depth: int) -> float:
             full = self.stages[-1].subnet
-            if self._validations:
-                last, seconds = self._validations[-1]
-                return seconds * depth / last
-            steps = self.val_images / self.batch_size
-            return steps * FORWARD_SHARE * scale * costs[full] * depth / full.depth
+            timed, seconds = self._validation or (
+                full.depth, self.val_steps * FORWARD_SHARE * step(full))
+            return seconds * depth / timed
 
         gaps = [seconds - step(subnet) for subnet, seconds in self._firsts]
         return Forecast(
-            self.stages, self.steps_per_epoch, step,
-            search=None if self.search is None else self.search.work(
-                self.steps_per_epoch, lambda subnet: scale * costs[subnet]),
-            validate=validate if self.val_images else None,
-            validates=self.validates,
-            epoch=max(0., mean(gaps)) if gaps else 0.)
+            self.stages, self.steps_per_epoch, step, self.search,
+            validate=validate if self.val_steps else None, validates=self.validates,
+            epoch=max(0., _typical(gaps)) if gaps else 0.).left(epoch, steps, candidates)
 
-    def _costs(self) -> Dict[Subnet, float]:
-        """Costs of the steps of all subnets that the run may train."""
-        if self._probed is None:
-            choices = stage_choices(self.stages, self.search and self.search.bounds)
-            subnets = list(dict.fromkeys(
-                [*(s for part in choices for s in part), *(s for s, _ in self._steps)]))
-            if len(subnets) == 1:
-                self._probed = {subnets[0]: 1.}
-            else:
-                self._probed = self._probe(subnets)
-        return self._probed
 
-    def _probe(self, subnets: List[Subnet]) -> Dict[Subnet, float]:
-        # On the CPU a few images are enough to tell how subnets compare.
-        on_cpu = next(self.model.parameters()).device.type == 'cpu'
-        batch = min(self.batch_size, self.max_batch or self.batch_size,
-                    32 if on_cpu else self.batch_size)
-        try:
-            seconds = probe_steps(self.model, self.optim_wrapper, subnets, batch)
-            self._in_seconds = True
-            return {subnet: s * self.batch_size / batch for subnet, s in seconds.items()}
-        except torch.cuda.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            print_log(
-                f'The largest subnet that is to come does not fit into memory with {batch} images: '
-                'set max_batch_per_step of AutoProgHook, or a smaller batch_size. How long the run '
-                'takes is estimated from FLOPs.', logger='current', level=logging.WARNING)
-            return {subnet: self.model.backbone.flops(subnet) for subnet in subnets}
+def _typical(seconds: Sequence[float]) -> float:
+    """The median; of many, the median of the means of a few blocks.
+
+    A loader that can't keep up delivers in bursts: most steps wait for nothing,
+    and one in a few for all of them. A plain median would miss the waiting.
+    """
+    seconds = list(seconds)
+    size = max(1, len(seconds) // _BLOCKS)
+    return median(mean(seconds[i:i + size]) for i in range(0, len(seconds), size))

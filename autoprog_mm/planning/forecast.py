@@ -1,15 +1,16 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """How long a run takes, whatever its searches choose."""
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Callable, List, NamedTuple, Optional, Sequence
 
 from ..growth.schedule import Stage
-from ..growth.scoring import SearchBounds, evaluation_steps, stage_candidates
+from ..growth.scoring import evaluation_steps, stage_candidates
 from ..growth.subnet import Subnet
 
-# Of a training step: the forward pass, with the two gradients.
+# The forward pass's share of a training step; the rest is the two gradients.
 FORWARD_SHARE = 1 / 3
+# Steps of each candidate when a search measures costs: one that warms up, five that count.
+_TIMED_STEPS = 6
 
 
 class Range(NamedTuple):
@@ -27,38 +28,22 @@ class Range(NamedTuple):
         return Range(self.low + other.low, self.high + other.high)
 
 
-@dataclass(frozen=True)
-class SearchWork:
-    """What the searches of a run do besides training.
-
-    Args:
-        epochs (int): Epochs of supernet training of each search.
-        evals (tuple[int, int]): See ``OneShotSearch``.
-        score (Callable): Seconds to score candidates once, of their list.
-        measure (Callable): Seconds to time candidates, of their list.
-        bounds (SearchBounds): What they may choose. Defaults to any subnet,
-            from the first stage on.
-    """
-
-    epochs: int
-    evals: Sequence[int]
-    score: Callable[[Sequence[Subnet]], float]
-    measure: Callable[[Sequence[Subnet]], float]
-    bounds: SearchBounds = SearchBounds()
-
-
 class Forecast:
-    """Adds up what is left of a run, search epochs and validations included.
+    """Adds up what is left of a run, with searches and validations.
 
     Args:
         stages (Sequence[Stage]): The schedule.
         steps_per_epoch (int): Training steps of an epoch.
         step (Callable): Seconds of a training step, of its subnet.
-        search (SearchWork, optional): None is the manual schedule.
+        search (OneShotSearch, optional): Only its settings ``epochs``,
+            ``evals``, ``eval_batches``, ``cost`` and ``bounds`` are read.
+            Defaults to None, the manual schedule.
+        own_work (bool): Whether to count what searches do besides training.
+            Defaults to True.
         validate (Callable, optional): Seconds of a validation, of the depth
             that is awake. Defaults to None: there are none.
-        validates (Callable, optional): Whether an epoch, counted from 1, is
-            followed by one. Defaults to after each.
+        validates (Callable): Whether an epoch, counted from 1, is followed by
+            one. Defaults to after each.
         epoch (float): Seconds of an epoch besides its steps. Defaults to 0.
     """
 
@@ -66,7 +51,8 @@ class Forecast:
                  stages: Sequence[Stage],
                  steps_per_epoch: int,
                  step: Callable[[Subnet], float],
-                 search: Optional[SearchWork] = None,
+                 search=None,
+                 own_work: bool = True,
                  validate: Optional[Callable[[int], float]] = None,
                  validates: Callable[[int], bool] = lambda epoch: True,
                  epoch: float = 0.) -> None:
@@ -74,6 +60,7 @@ class Forecast:
         self.steps_per_epoch = steps_per_epoch
         self.step = step
         self.search = search
+        self.own_work = own_work
         self.validate = validate
         self.validates = validates
         self.epoch = epoch
@@ -113,7 +100,8 @@ class Forecast:
             end = stage.begin_epoch + self.search.epochs
             mean = sum(map(self.step, candidates)) / len(candidates)
             fixed += self._epochs(mean, max(c.depth for c in candidates), epoch, steps, end)
-            fixed += self._own_work(candidates, stage, epoch, steps, end)
+            if self.own_work:
+                fixed += self._own_work(candidates, stage, epoch, steps, end)
             epoch, steps = end, 0
         ways = [
             Range(*[self._epochs(self.step(c), c.depth, epoch, steps, stage.end_epoch)] * 2) +
@@ -126,18 +114,23 @@ class Forecast:
         if epoch >= end:
             return 0.
         whole = self.steps_per_epoch * step + self.epoch
-        return (end - epoch) * whole - (steps * step + (self.epoch if steps else 0.)) + sum(
-            self._validation(e + 1, depth) for e in range(epoch, end))
-
-    def _validation(self, epoch: int, depth: int) -> float:
-        return self.validate(depth) if self.validate is not None and self.validates(epoch) else 0.
+        done = steps * step + (self.epoch if steps else 0.)
+        validations = 0 if self.validate is None else sum(
+            map(self.validates, range(epoch + 1, end + 1)))
+        return (end - epoch) * whole - done + (
+            validations * self.validate(depth) if validations else 0.)
 
     def _own_work(self, candidates: List[Subnet], stage: Stage, epoch: int, steps: int,
                   end: int) -> float:
+        """What is left of scoring and timing."""
+        search = self.search
         evaluations = sum(
             1 for e in range(epoch, end)
-            for at in evaluation_steps(self.steps_per_epoch, self.search.evals[
-                0 if e == stage.begin_epoch else 1]) if e > epoch or at > steps)
+            for at in evaluation_steps(self.steps_per_epoch, search.evals[e > stage.begin_epoch])
+            if e > epoch or at > steps)
         if epoch == stage.begin_epoch and steps == 0:
             evaluations += 1  # the one at the start
-        return evaluations * self.search.score(candidates) + self.search.measure(candidates)
+        passes = evaluations * min(search.eval_batches, self.steps_per_epoch) * FORWARD_SHARE
+        if search.cost == 'time':
+            passes += _TIMED_STEPS
+        return passes * sum(map(self.step, candidates))

@@ -1,6 +1,6 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """What a training step keeps in memory, found out without a GPU."""
-from typing import Dict
+from typing import Dict, Tuple
 
 import torch
 import torch.nn as nn
@@ -48,3 +48,23 @@ def saved_bytes(model: nn.Module, subnet: Subnet, batch_size: int = 1) -> int:
         for module, mode in training:
             module.training = mode
     return sum(sizes.values())
+
+
+def step_bytes(model: nn.Module, subnet: Subnet, copies: int = 1) -> Tuple[int, int]:
+    """Bytes that a training step takes, by estimate.
+
+    Args:
+        model (Module): A classifier with an elastic backbone.
+        subnet (Subnet): What runs; it alone is awake.
+        copies (int): Of the weights: the model's, and those of momentum.
+            Defaults to 1.
+
+    Returns:
+        tuple[int, int]: Those of any batch, with gradients and two moments of
+        what is awake, all in float32; and those of each image.
+    """
+    weights = sum(p.numel() for p in model.parameters())
+    awake = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    one, two = (saved_bytes(model, subnet, number) for number in (1, 2))
+    image = two - one
+    return 4 * (copies * weights + 3 * awake) + max(0, one - image), image

@@ -1,12 +1,10 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """Seconds worked out by hand: a step takes depth * resolution / 100 seconds."""
-from dataclasses import replace
-
 import pytest
 
 from autoprog_mm import Subnet
-from autoprog_mm.growth import SearchBounds, build_schedule, stage_choices
-from autoprog_mm.planning.forecast import Forecast, Range, SearchWork
+from autoprog_mm.growth import OneShotSearch, SearchBounds, build_schedule, stage_choices
+from autoprog_mm.planning.forecast import Forecast, Range
 
 
 def stages(num_stages=3, epochs=6):
@@ -19,9 +17,9 @@ def step(subnet):
     return subnet.depth * subnet.resolution / 100
 
 
-def search(epochs=1, evals=(1, 2), score=0., measure=0.):
-    return SearchWork(epochs, evals, lambda candidates: score * len(candidates),
-                      lambda candidates: measure * len(candidates))
+def training(stages, **search):
+    """Without the searches' own work."""
+    return Forecast(stages, 10, step, OneShotSearch(epochs=1, **search), own_work=False)
 
 
 def test_baseline():
@@ -50,7 +48,7 @@ def test_validations_and_what_an_epoch_takes_besides():
 
 
 def test_open_choices_leave_a_range():
-    forecast = Forecast(stages(2, 4), 10, step, search())
+    forecast = training(stages(2, 4))
     # Stage 1 searches among depths 2 and 4 at 100 and 200: steps of 2 4 4 8, 4.5 on average.
     # Its second epoch takes 20 to 80, and the second stage is the full network.
     assert stage_choices(stages(2, 4), SearchBounds()) == [
@@ -63,7 +61,7 @@ def test_open_choices_leave_a_range():
 
 
 def test_later_choices_depend_on_earlier_ones():
-    forecast = Forecast(stages(3, 6), 10, step, search())
+    forecast = training(stages(3, 6))
     # From 3x150 the search of stage 2 has 3 and 4 at 150 and 200: steps 4.5 6 6 8, mean 6.125.
     known = forecast.left(1, 0, [Subnet(3, 150)])
     assert known == pytest.approx((45 + 61.25 + 45 + 160, 45 + 61.25 + 80 + 160))
@@ -74,25 +72,32 @@ def test_later_choices_depend_on_earlier_ones():
 def test_search_that_keeps_up():
     # Of depths 2, 3, 4 and resolutions 100, 150, those not below 3x150 are left:
     # steps of 4.5 and 6, mean 5.25.
-    forecast = Forecast(stages(3, 6), 10, step, replace(search(), bounds=SearchBounds(max_lag=0)))
-    assert forecast.left(1, 0, [Subnet(2, 100)]) == (
+    assert training(stages(3, 6), max_lag=0).left(1, 0, [Subnet(2, 100)]) == (
         20 + 52.5 + 45 + 160, 20 + 52.5 + 60 + 160)
 
 
 def test_search_from_the_second_stage_on():
-    forecast = Forecast(stages(3, 6), 10, step, replace(search(), bounds=SearchBounds(1)))
     # Two epochs of 2x100. From there, depths 2, 3, 4 at 100 and 150: steps of 2 3 3 4.5 4 6,
     # mean 3.75; the cheapest and the dearest then run an epoch, and the full network two.
-    assert forecast.whole() == (40 + 37.5 + 20 + 160, 40 + 37.5 + 60 + 160)
+    assert training(stages(3, 6), first_stage=1).whole() == (
+        40 + 37.5 + 20 + 160, 40 + 37.5 + 60 + 160)
 
 
-def test_own_work_of_searches():
-    forecast = Forecast(stages(2, 8), 10, step, search(2, (1, 4), score=100., measure=1000.))
-    plain = Forecast(stages(2, 8), 10, step, search(2, (1, 4)))
-    work = Range(*[a - b for a, b in zip(forecast.whole(), plain.whole())])
-    # Four candidates: at the start, once in the first epoch, four times in the second; timed once.
-    assert work == pytest.approx([4 * (6 * 100 + 1000)] * 2)
-    every = stage_choices(forecast.stages, SearchBounds())[0]
+@pytest.mark.parametrize('cost, timed', [('time', 6), ('flops', 0)])
+def test_own_work_of_searches(cost, timed):
+    """Scoring is a third of a step; timing warms each candidate up and times it five times."""
+    search = OneShotSearch(epochs=2, evals=(1, 4), eval_batches=7, cost=cost)
+    forecast, plain = (Forecast(stages(2, 8), 10, step, search, own_work) for own_work in (
+        True, False))
+
+    def work(of):
+        return Range(*[a - b for a, b in zip(of(forecast), of(plain))])
+
+    # Steps of 2 4 4 8. Scored at the start, once in the first epoch, four times in the second.
+    assert work(Forecast.whole) == pytest.approx([18 * (6 * 7 / 3 + timed)] * 2)
     # After 5 of the second epoch's 10 steps (evaluations after 3, 5, 8 and 10) two are to come.
-    work = [a - b for a, b in zip(forecast.left(1, 5, every), plain.left(1, 5, every))]
-    assert work == pytest.approx([4 * (2 * 100 + 1000)] * 2)
+    every = stage_choices(forecast.stages, SearchBounds())[0]
+    assert work(lambda f: f.left(1, 5, every)) == pytest.approx([18 * (2 * 7 / 3 + timed)] * 2)
+    # There are no more batches to score on than an epoch has.
+    search.eval_batches = 50
+    assert work(lambda f: f.left(1, 5, every)) == pytest.approx([18 * (2 * 10 / 3 + timed)] * 2)

@@ -22,7 +22,7 @@ from ...growth.search import OneShotSearch
 from ...growth.subnet import Subnet
 from ...models.data_preprocessor import ElasticDataPreprocessor
 from ...models.elastic import ElasticBackbone
-from ...planning.eta import Progress
+from ...planning.eta import Eta
 from ...planning.forecast import Range
 from ...planning.memory import saved_bytes
 from ...record.ledger import RECORD_FILE, Ledger
@@ -288,20 +288,17 @@ class AutoProgHook(Hook):
                 'gradients that an epoch ends with, before an update is due, are dropped.',
                 logger='current')
 
-    def _build_progress(self, runner) -> Progress:
-        loop, loader = runner.train_loop, runner.train_dataloader
+    def _build_progress(self, runner) -> Eta:
+        loop = runner.train_loop
         val_loader = None if runner.val_loop is None else runner.val_loop.dataloader
-        return Progress(
+        return Eta(
             self.stages,
             self._steps_per_epoch,
-            batch_size_of(loader),
-            self.model,
-            self.optim_wrapper,
+            self.backbone.flops,
             self.search,
-            val_images=0 if val_loader is None else len(val_loader) * batch_size_of(val_loader),
+            val_steps=0 if val_loader is None else len(val_loader),
             validates=lambda epoch: epoch >= loop.val_begin and (
-                epoch % loop.val_interval == 0 or epoch == loop.max_epochs),
-            max_batch=self.max_batch_per_step)
+                epoch % loop.val_interval == 0 or epoch == loop.max_epochs))
 
     # ----------------------------------------------------------------- epochs
 

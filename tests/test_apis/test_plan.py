@@ -1,0 +1,132 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+"""Plans of micro configs, whose numbers are worked out by hand."""
+import os
+
+import pytest
+
+from autoprog_mm import Subnet
+from autoprog_mm.apis import plan as plan_module
+from autoprog_mm.apis.plan import make_plan
+from autoprog_mm.planning.forecast import Range
+from autoprog_mm.utils import UserError
+from tests.micro import STAGES, micro_config, volo_options
+
+SMALL, MIDDLE, FULL = Subnet(2, 16), Subnet(3, 24), Subnet(4, 32)
+
+
+def config(tmp_path, search=None, **options):
+    """Of data that aren't there."""
+    return micro_config(tmp_path / 'nowhere', tmp_path / 'never', search, **options)
+
+
+def test_manual_schedule(tmp_path):
+    """Without the data, for eight processes."""
+    plan = make_plan(config(tmp_path), processes=8)
+    assert plan.model == 'ElasticDeiT' and plan.full == FULL
+    assert [(s.begin_epoch, s.end_epoch, s.subnet.depth, s.subnet.resolution)
+            for s in plan.stages] == STAGES
+    assert plan.candidates == [[SMALL], [MIDDLE], [MIDDLE], [FULL]]
+    assert (plan.search_epochs, plan.search_share, plan.seconds) == (0, 0, None)
+    # 160,146 images a process, 8 a step.
+    assert (plan.samples, plan.steps_per_epoch) == (1281167, 20019)
+    assert (plan.epochs, plan.batch_size, plan.step_batch) == (8, 64, 8)
+    assert plan.notes == ['train_dataloader: the data are not here; 1281167 images assumed.',
+                          'val_dataloader: the data are not here; 50000 images assumed.']
+    # Patches of 8 px: 4, 9 and 16, with the class token 5, 10 and 17. A patch is embedded by 192 *
+    # 16 multiply-adds; a layer has 2048 for each token, and 2 * 16 for each pair.
+    flops = {SMALL: 4 * 3072 + 2 * (5 * 2048 + 25 * 32),
+             MIDDLE: 9 * 3072 + 3 * (10 * 2048 + 100 * 32),
+             FULL: 16 * 3072 + 4 * (17 * 2048 + 289 * 32)}
+    assert {subnet: cost.flops for subnet, cost in plan.subnets.items()} == flops
+    # A layer has 2048 weights, 112 biases and two norms; the rest are 3088 of the patches, 18 * 16
+    # of tokens and positions, 32 of the norm and 68 of the head.
+    assert {subnet: cost.parameters for subnet, cost in plan.subnets.items()} == {
+        s: s.depth * (2048 + 112 + 64) + 3088 + 288 + 32 + 68 for s in (SMALL, MIDDLE, FULL)}
+    speed_up = 4 * flops[FULL] / (flops[SMALL] + 2 * flops[MIDDLE] + flops[FULL])
+    assert plan.speed_up == pytest.approx((speed_up, ) * 2)
+    assert plan.manual_speed_up == pytest.approx(speed_up)
+    assert os.listdir(tmp_path) == []
+
+
+def test_search(tmp_path, monkeypatch):
+    """On a machine where each step takes as many seconds as the subnet has slots."""
+    monkeypatch.setattr(plan_module, 'probe_steps', lambda model, optim_wrapper, subnets, batch: {
+        s: float(s.depth) for s in subnets})
+    cfg = config(tmp_path, dict(
+        type='OneShotSearch', epochs=1, eval_batches=2, evals=(1, 1), cost='time'),
+        custom_hooks__0__num_stages=2)
+    plan = make_plan(cfg, samples=48, measure=True)
+    candidates = [Subnet(d, r) for d in (2, 4) for r in (16, 32)]
+    assert plan.candidates == [candidates, [FULL]] and plan.search_epochs == 1
+    # Epochs of 6 steps: one of the supernet, of 3 seconds a step, three of the choice, four of the
+    # full network. The search scores two batches twice, a third of a step each, and times each
+    # candidate 6 times.
+    own = 12 * (2 * 2 / 3 + 6)
+    low, high = 18 + 36 + 96, 18 + 72 + 96
+    assert plan.seconds == pytest.approx((low + own, high + own))
+    assert plan.search_share == pytest.approx(own / (low + own))
+    assert plan.speed_up == pytest.approx((192 / (high + own), 192 / (low + own)))
+    # Four epochs of two slots.
+    assert plan.manual_speed_up == pytest.approx(192 / (48 + 96))
+
+
+@pytest.mark.parametrize('limit, asked, notes', [(None, 6, 1), (4, 4, 2)])
+def test_measured(tmp_path, monkeypatch, limit, asked, notes):
+    """On a machine on which an image takes a second for each slot and 96 pixels."""
+    sizes = []
+
+    def probe(model, optim_wrapper, subnets, batch_size):
+        sizes.append(batch_size)
+        return {s: batch_size * s.depth * s.resolution / 96 for s in subnets}
+
+    monkeypatch.setattr(plan_module, 'probe_steps', probe)
+    plan = make_plan(config(tmp_path, train_dataloader__batch_size=6,
+                            custom_hooks__0__max_batch_per_step=limit), samples=48, measure=True)
+    assert sizes == [asked]
+    # Two epochs of 8 steps each of 2x16, 3x24, 3x24 and 4x32: 2, 4.5, 4.5 and 8 seconds.
+    assert plan.seconds == pytest.approx([16 * 19] * 2)
+    assert plan.speed_up == pytest.approx([4 * 8 / 19] * 2)
+    assert len(plan.notes) == 2 + notes
+    assert any('timed with 4 images and scaled to 6' in note for note in plan.notes) == (
+        limit is not None)
+
+
+def test_steps_are_timed_only_when_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan_module, 'probe_steps', None)
+    assert make_plan(config(tmp_path)).subnets[FULL].seconds is None
+    monkeypatch.undo()
+    plan = make_plan(config(tmp_path), measure=True)
+    assert all(cost.seconds > 0 for cost in plan.subnets.values())
+    assert isinstance(plan.seconds, Range) and plan.seconds.low > 0
+
+
+def test_memory_follows_the_stage_and_the_limit(tmp_path):
+    def memory(**options):
+        plan = make_plan(config(tmp_path, train_dataloader__batch_size=16, **options))
+        return [plan.subnets[subnet].memory for subnet in (SMALL, MIDDLE, FULL)]
+
+    free, limited = memory(), memory(custom_hooks__0__max_batch_per_step=8)
+    assert free == sorted(free)
+    # In parts of 8 in the full network; in the first stage all 16 fit, as before.
+    assert limited[0] == free[0] and limited[2] < free[2]
+
+
+def test_volo_and_baseline(tmp_path):
+    plan = make_plan(config(tmp_path, custom_hooks__0__num_stages=1, **volo_options()))
+    assert plan.model == 'ElasticVOLO'
+    assert plan.candidates == [[Subnet(6, 32)]]
+    assert plan.speed_up == (1, 1)
+
+
+def test_mistakes(tmp_path):
+    cfg = config(tmp_path)
+    for name in ('train_dataloader', 'val_dataloader'):
+        cfg[name].dataset.type = 'CustomDataset'
+        del cfg[name].dataset['split']
+    with pytest.raises(UserError, match=r'there is no folder(.|\n)*--samples N'):
+        make_plan(cfg.copy())
+    assert make_plan(cfg, samples=16).notes == [
+        'train_dataloader: the data are not here; 16 images assumed.',
+        'val_dataloader: the data are not here; 1 images assumed.']
+    with pytest.raises(UserError, match='has no AutoProgHook'):
+        make_plan(config(tmp_path, custom_hooks=[]))
