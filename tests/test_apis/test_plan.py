@@ -9,14 +9,9 @@ from autoprog_mm.apis import plan as plan_module
 from autoprog_mm.apis.plan import make_plan
 from autoprog_mm.planning.forecast import Range
 from autoprog_mm.utils import UserError
-from tests.micro import STAGES, micro_config, skip_slow_texts, volo_options
+from tests.micro import STAGES, micro_config, volo_options
 
 SMALL, MIDDLE, FULL = Subnet(2, 16), Subnet(3, 24), Subnet(4, 32)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    skip_slow_texts(monkeypatch)
 
 
 def config(tmp_path, search=None, **options):
@@ -100,7 +95,6 @@ def test_steps_are_timed_only_when_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(plan_module, 'probe_steps', None)
     assert make_plan(config(tmp_path)).subnets[FULL].seconds is None
     monkeypatch.undo()
-    skip_slow_texts(monkeypatch)
     plan = make_plan(config(tmp_path), measure=True)
     assert all(cost.seconds > 0 for cost in plan.subnets.values())
     assert isinstance(plan.seconds, Range) and plan.seconds.low > 0

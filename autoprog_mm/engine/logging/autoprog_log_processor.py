@@ -16,9 +16,10 @@ class AutoProgLogProcessor(LogProcessor):
 
     Each line of training says stage, depth and resolution of the step, and its
     ``eta`` weighs what is left by what each stage takes, with searches and
-    validations. While a search has not decided yet, it is the range that the
-    open choices leave, and in the first steps it is not known. Visualizers get
-    these as ``autoprog/stage``, ``depth``, ``resolution``, ``train_seconds``,
+    validations. It follows from the steps that the process has made, so it is
+    not known in the first ones. While a search has not decided yet, it is the
+    range that the open choices leave. Visualizers get these as
+    ``autoprog/stage``, ``depth``, ``resolution``, ``train_seconds``,
     ``eta_low`` and ``eta_high``.
 
     Args:
@@ -27,16 +28,7 @@ class AutoProgLogProcessor(LogProcessor):
     """
 
     def get_log_after_iter(self, runner, batch_idx: int, mode: str) -> Tuple[dict, str]:
-        """See mmengine's ``LogProcessor.get_log_after_iter``.
-
-        Args:
-            runner (Runner): The runner.
-            batch_idx (int): Index of the step.
-            mode (str): ``'train'``, ``'val'`` or ``'test'``.
-
-        Returns:
-            tuple[dict, str]: What visualizers get, and the line of the log.
-        """
+        """The line of a step, and what visualizers get."""
         tag, text = super().get_log_after_iter(runner, batch_idx, mode)
         hook = next((hook for hook in runner.hooks if isinstance(hook, AutoProgHook)), None)
         if mode != 'train' or hook is None:
