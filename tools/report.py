@@ -1,5 +1,5 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
-"""Make a report of a run, finished or not: one HTML file that needs nothing else.
+"""Write the report of a run, finished or not: one HTML file that needs nothing else.
 
 It shows the schedule, loss and accuracy over training time, each search with
 its choice, and where the seconds went. Nothing of the run is executed.

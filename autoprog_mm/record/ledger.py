@@ -1,5 +1,5 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
-"""Where a run's time went, and what each of its stages ran."""
+"""The record of a run: what each stage ran, and where the time went."""
 import json
 import math
 import time
@@ -17,19 +17,18 @@ ACCOUNTS = ('data', 'train', 'search', 'growth', 'val')
 
 
 class Ledger:
-    """The record of a run; the file ``autoprog.json`` is a view of it.
+    """Keeps the record of a run; the file ``autoprog.json`` is a view of it.
 
-    Every second between :meth:`open` and :meth:`close` is booked on one of
-    :data:`ACCOUNTS` of the stage that was under way. The seconds are wall
-    time: ``data`` is waiting for the loader, ``search`` a search's own work
-    (its supernet steps are ``train``), and what has no account of its own,
-    such as saving checkpoints, is ``train``.
+    Every second of wall time between :meth:`open` and :meth:`close` is booked
+    on one of :data:`ACCOUNTS` of the current stage: ``data`` is waiting for
+    the loader, ``search`` is scoring and timing (supernet steps are
+    ``train``), and whatever has no account of its own, such as saving
+    checkpoints, is ``train``.
 
     Args:
         model (str): Class name of the backbone.
         full (Subnet): The full network.
-        run (dict, optional): What tells runs apart, in plain types, for
-            comparisons. Defaults to None.
+        run (dict, optional): See :func:`describe_run`. Defaults to None.
     """
 
     def __init__(self, model: str, full: Subnet, run: Optional[dict] = None) -> None:
@@ -54,14 +53,14 @@ class Ledger:
         self._account = None
 
     def switch(self, account: str) -> Optional[str]:
-        """Book what passed so far and go on with another account.
+        """Book the time since the last switch, and go on with another account.
 
         Args:
             account (str): One of :data:`ACCOUNTS`.
 
         Returns:
-            str | None: The account until now; None while the clock is stopped,
-            when nothing is booked.
+            str | None: The account until now; None if the clock is stopped,
+            and then nothing is booked.
         """
         before = self._account
         if before is None:
@@ -74,7 +73,7 @@ class Ledger:
 
     @contextmanager
     def on(self, account: str) -> Iterator[None]:
-        """Context that books on ``account``, then goes on with the one before."""
+        """Context in which time is booked on ``account``, then on the one before."""
         before = self.switch(account)
         try:
             yield
@@ -82,34 +81,35 @@ class Ledger:
             if before is not None:
                 self.switch(before)
 
+    def _book(self) -> None:
+        """Book the time since the last switch."""
+        if self._account is not None:
+            self.switch(self._account)
+
     @property
     def train_seconds(self) -> float:
-        """float: All that was booked, but for validation."""
+        """float: All that is booked but validation."""
         return sum(
             seconds for stage in self.stages for account, seconds in stage['seconds'].items()
             if account != 'val')
 
     def seconds(self, *accounts: str) -> float:
-        """What is booked on some accounts until now, over all stages.
-
-        Args:
-            *accounts (str): Some of :data:`ACCOUNTS`.
-        """
-        if self._account is not None:
-            self.switch(self._account)
+        """Seconds on these accounts until now, over all stages."""
+        self._book()
         return sum(stage['seconds'][account] for stage in self.stages for account in accounts)
 
     # ----------------------------------------------------------------- stages
 
     def begin_stage(self, stage: Stage, subnet: Subnet, operator: Optional[str]) -> None:
-        """Add a stage's entry.
+        """Add the entry of a stage.
 
         Args:
             stage (Stage): The stage.
-            subnet (Subnet): What it runs, as far as is known.
+            subnet (Subnet): What it runs; a decision may change that.
             operator (str | None): The growth operator that it began with.
         """
-        entry = dict(
+        self._book()
+        self.stages.append(dict(
             index=stage.index,
             begin_epoch=stage.begin_epoch,
             end_epoch=stage.end_epoch,
@@ -117,27 +117,24 @@ class Ledger:
             operator=operator,
             seconds=dict.fromkeys(ACCOUNTS, 0.),
             growth=None,
-            search=None)
-        if self._account is not None:
-            self.switch(self._account)
-        self.stages.append(entry)
+            search=None))
 
     def record_growth(self, before: Subnet, loss_before: Optional[float],
-              loss_after: Optional[float]) -> None:
-        """Enter the growth with which the stage under way began.
+                      loss_after: Optional[float]) -> None:
+        """Enter the growth that the current stage began with.
 
         Args:
-            before (Subnet): What ran until it.
+            before (Subnet): What ran until then.
             loss_before (float | None): Loss right before it; None if it could
                 not be measured.
-            loss_after (float | None): On the same images right after it.
+            loss_after (float | None): Loss on the same images right after it.
         """
-        # 'from' is a word of Python, so it can't be a keyword argument.
+        # 'from' is a keyword of Python.
         self.stages[-1]['growth'] = {
             'from': asdict(before), 'loss_before': loss_before, 'loss_after': loss_after}
 
     def record_decision(self, subnet: Subnet, search: dict) -> None:
-        """Enter what a search has chosen for the stage under way.
+        """Enter what a search has chosen for the current stage.
 
         Args:
             subnet (Subnet): The choice.
@@ -148,7 +145,7 @@ class Ledger:
     # ------------------------------------------------------------------ views
 
     def record(self) -> dict:
-        """dict: The content of ``autoprog.json``."""
+        """The content of ``autoprog.json``."""
         return dict(
             schema=SCHEMA,
             model=self.model,
@@ -159,28 +156,22 @@ class Ledger:
             finished=self.finished)
 
     def write(self, path: str) -> None:
-        """Write the record, atomically.
-
-        Args:
-            path (str): The file.
-        """
-        if self._account is not None:
-            self.switch(self._account)
+        """Write the record into a file, atomically."""
+        self._book()
         write_atomically(path, json.dumps(_json_ready(self.record()), indent=2) + '\n')
 
     def state_dict(self) -> dict:
-        """dict: What a checkpoint keeps, in plain types."""
-        if self._account is not None:
-            self.switch(self._account)
+        """What a checkpoint keeps, in plain types."""
+        self._book()
         return dict(stages=self.stages)
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from what :meth:`state_dict` gave."""
+        """Go on from a checkpoint's :meth:`state_dict`."""
         self.stages = state['stages']
 
 
 def _json_ready(value: Any) -> Any:
-    """JSON knows no NaN and no infinity: they become null."""
+    """JSON has no NaN and no infinity: they become null."""
     if isinstance(value, dict):
         return {key: _json_ready(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,5 +1,5 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
-"""A run as its work directory tells it: the record, and what was logged over time."""
+"""Read a run from its work directory: the record, and the log's losses and validations."""
 import json
 import math
 import os.path as osp
@@ -14,7 +14,7 @@ from .ledger import ACCOUNTS, RECORD_FILE, SCHEMA
 from .run import Candidate, Growth, Run, Search, Stage, Validation
 
 SCALARS = osp.join('*', 'vis_data', 'scalars.json')
-# Of the record's 'run', what a report cannot do without.
+# What a report needs of the record's 'run'.
 _SETTINGS = ('seed', 'epochs', 'batch_size', 'samples', 'dataset')
 _Pairs = List[Tuple[float, float]]
 
@@ -26,12 +26,12 @@ def read_run(work_dir: str) -> Run:
         work_dir (str): The folder.
 
     Returns:
-        Run: The run. A resumed run's logs are joined.
+        Run: The run. The logs of a resumed run are joined.
 
     Raises:
-        UserError: If there is none that can be read.
+        UserError: If record or log are missing or damaged.
     """
-    record = _read_record(work_dir)
+    record = read_record(work_dir)
     try:
         fields = _fields(record)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
@@ -57,7 +57,18 @@ def read_run(work_dir: str) -> Run:
 # ----------------------------------------------------------------- the record
 
 
-def _read_record(work_dir: str) -> dict:
+def read_record(work_dir: str) -> dict:
+    """The content of ``autoprog.json``, with its schema checked.
+
+    Args:
+        work_dir (str): Work directory of a run.
+
+    Returns:
+        dict: See the user guide, "The record".
+
+    Raises:
+        UserError: If it is missing, is no record, or is of another schema.
+    """
     if not osp.isdir(work_dir):
         raise UserError(f'There is no folder {work_dir!r}: give the work directory of a run.')
     path = osp.join(work_dir, RECORD_FILE)
@@ -80,7 +91,7 @@ def _read_record(work_dir: str) -> dict:
 
 
 def _fields(record: dict) -> dict:
-    """Arguments of a Run. A record that is damaged raises one of many errors."""
+    """Arguments of a Run; a damaged record raises one of many errors."""
     settings = record.get('run')
     if settings is not None:
         missing = [key for key in _SETTINGS if key not in settings]
@@ -127,7 +138,7 @@ def _search(entry: dict) -> Search:
 def _growth(entry: dict, search: Optional[Search]) -> Optional[Growth]:
     if entry['operator'] is None:
         return None
-    # A stage with a search grows to what holds all of its candidates.
+    # A stage with a search grows to the largest candidate.
     subnets = [Subnet(**entry['subnet'])] if search is None else \
         [candidate.subnet for candidate in search.candidates]
     compared = entry.get('growth') or {}
@@ -158,7 +169,7 @@ def _read_scalars(work_dir: str) -> Tuple[List[dict], List[Validation]]:
             Validation(row['step'], row['train_seconds'], _finite(row.get('accuracy/top1')))
             for row in rows if _finite(row.get('train_seconds')) is not None
         ]
-        # What came after the point from where a later start went on is void.
+        # A resumed run repeats what came after its checkpoint: the earlier rows are void.
         if trained:
             first = trained[0]
             training = [row for row in training if row['step'] < first['step']]
@@ -194,7 +205,7 @@ def _finite(value: Any) -> Optional[float]:
 
 
 def _clock(stages: List[Stage], finished: bool, validations: List[Validation]) -> _Pairs:
-    """Pairs of epochs that are over and training seconds, ascending."""
+    """Pairs of finished epochs and training seconds, ascending."""
     known = [(0., 0.)] + [(float(stage.begin_epoch), stage.begin_seconds) for stage in stages]
     if finished and stages:
         known.append((float(stages[-1].end_epoch), stages[-1].end_seconds))
@@ -202,7 +213,7 @@ def _clock(stages: List[Stage], finished: bool, validations: List[Validation]) -
 
 
 def _ascending(pairs: _Pairs) -> _Pairs:
-    """Sorted by the first, without those at which the second goes back."""
+    """Sorted by the first, without pairs at which the second falls."""
     kept: _Pairs = []
     for epoch, seconds in sorted(pairs):
         if not kept or seconds >= kept[-1][1]:
@@ -211,7 +222,7 @@ def _ascending(pairs: _Pairs) -> _Pairs:
 
 
 def _steps_per_epoch(training: List[dict]) -> Optional[float]:
-    """Nearly: some row is near the end of its epoch."""
+    """An estimate: some row is near the end of its epoch."""
     return max((row['step'] / row['epoch'] for row in training if row.get('epoch')), default=None)
 
 

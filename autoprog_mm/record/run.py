@@ -1,5 +1,5 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
-"""What a report knows of a run."""
+"""A run, read back: what a report knows of it."""
 import math
 import os.path as osp
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ class Validation(NamedTuple):
 
 @dataclass(frozen=True)
 class Candidate:
-    """What a search has found out about a subnet.
+    """What a search measured of a subnet.
 
-    ``loss`` and ``score`` are None if they were not finite, ``time`` (seconds)
-    if the search went by multiply-adds.
+    ``loss`` and ``score`` are None if they were not finite; ``time``, the
+    seconds of a step, is None if the search went by multiply-adds.
     """
 
     subnet: Subnet
@@ -45,21 +45,21 @@ class Search:
 
     @property
     def by_time(self) -> bool:
-        """bool: Whether cost is seconds, not multiply-adds."""
+        """bool: Whether costs are seconds, not multiply-adds."""
         return all(candidate.time is not None for candidate in self.candidates)
 
     def cost(self, candidate: Candidate) -> float:
-        """What the search took as a candidate's cost."""
+        """Seconds of a step, or multiply-adds of an image."""
         return candidate.time if self.by_time else candidate.flops
 
     @property
     def drawable(self) -> List[Candidate]:
-        """list[Candidate]: Those that have a place on logarithmic axes."""
+        """list[Candidate]: Those that logarithmic axes can show."""
         return [c for c in self.candidates if c.loss is not None and c.loss > 0]
 
     @property
     def fitted(self) -> Optional[float]:
-        """float | None: The exponent that these candidates give, at least 0; None if too few."""
+        """float | None: The exponent fitted to these candidates; None if they are too few."""
         if len(self.drawable) < sum(c.loss is not None for c in self.candidates):
             return None  # a loss of 0 wins without a fit
         return fit_exponent([self.cost(c) for c in self.drawable],
@@ -67,7 +67,7 @@ class Search:
 
     @property
     def scale(self) -> Optional[float]:
-        """float | None: a of the trend ``L = a * T ** -w``: least squares in log space, given w."""
+        """float | None: a of the trend ``L = a * T ** -w``, by least squares in log space."""
         logs = [math.log(c.loss) + self.w * math.log(self.cost(c)) for c in self.drawable]
         return math.exp(sum(logs) / len(logs)) if logs else None
 
@@ -107,7 +107,7 @@ class Stage:
 
     @property
     def end_seconds(self) -> float:
-        """float: The run's training seconds at its end, so far."""
+        """float: Training seconds of the run at the stage's end, so far."""
         return self.begin_seconds + self.train_seconds
 
 
@@ -119,17 +119,17 @@ class Run:
         work_dir (str): Where it was read from.
         model (str): Class name of the backbone.
         full (Subnet): The full network.
-        finished (bool): Whether it has trained to the end.
+        finished (bool): Whether it came to its end.
         train_seconds (float): All but validation.
         stages (list[Stage]): Those that have begun.
         settings (dict | None): ``run`` of the record; None in records of
-            versions that did not have it.
+            older versions.
         validations (list[Validation]): In order.
         losses (list[tuple[float, float | None]]): Training seconds and loss.
-        losses_placed (str): ``'logged'``, ``'interpolated'`` where the seconds
-            of losses were not logged, or ``'unknown'``, and then there are no
-            losses.
-        clock (list[tuple[float, float]]): Epochs that are over and training
+        losses_placed (str): Where the seconds of losses are from:
+            ``'logged'``, ``'interpolated'`` between validations, or
+            ``'unknown'``, and then there are no losses.
+        clock (list[tuple[float, float]]): Finished epochs and training
             seconds, as far as they are known.
     """
 
@@ -152,19 +152,19 @@ class Run:
 
     @property
     def epochs(self) -> Optional[int]:
-        """int | None: Epochs that it is to train."""
+        """int | None: Epochs that it will train, if known."""
         if self.settings is not None:
             return self.settings['epochs']
         return self.stages[-1].end_epoch if self.finished and self.stages else None
 
     @property
     def epochs_done(self) -> int:
-        """int: Epochs that are known to be over."""
+        """int: Epochs that are known to be finished."""
         return int(self.clock[-1][0] + 1e-6)
 
     @property
     def top1(self) -> Optional[float]:
-        """float | None: Of the last validation: the final weights', in a finished run."""
+        """float | None: Of the last validation, so of the final weights in a finished run."""
         return self.validations[-1].top1 if self.validations else None
 
     @property
@@ -173,5 +173,5 @@ class Run:
         return max(self.train_seconds, self.clock[-1][1])
 
     def seconds_at(self, epoch: float) -> float:
-        """Training seconds after so many epochs, between those that are known."""
+        """Training seconds after so many epochs, by interpolation."""
         return float(np.interp(epoch, *zip(*self.clock)))

@@ -1,5 +1,5 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
-"""What tells runs apart, for those who compare them."""
+"""Data, recipe and machine of a run, for comparisons."""
 import os.path as osp
 from typing import Any
 
@@ -13,14 +13,14 @@ from ..version import __version__
 
 
 def describe_run(runner) -> dict:
-    """What a run trains on, and how, in plain types.
+    """Data, recipe and machine of a run, in plain types.
 
     Args:
         runner (Runner): One that is about to train.
 
     Returns:
-        dict: ``config`` (the file's name, None without one), ``seed``,
-        ``epochs``, ``batch_size`` (of an update, over processes and
+        dict: ``config`` (name of the file, None without one), ``seed``,
+        ``epochs``, ``batch_size`` (images of an update, over processes and
         accumulation), ``steps_per_epoch``, ``processes``, ``device``,
         ``samples``, ``dataset`` (its config without pipelines) and
         ``versions``.
@@ -47,7 +47,7 @@ def describe_run(runner) -> dict:
 
 
 def _plain(value: Any) -> Any:
-    """A config in JSON's types, without pipelines."""
+    """A config in the types of JSON, without pipelines."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items() if key != 'pipeline'}
     if isinstance(value, (list, tuple)):

@@ -1,5 +1,5 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
-"""Which runs may be compared, and by how much they differ."""
+"""Whether two runs may be compared, and how they differ."""
 from typing import Any, Dict, List, Optional
 
 from ..record.run import Run
@@ -7,19 +7,19 @@ from ..utils.errors import UserError
 from .texts import of_subnet
 
 _MISSING = object()
-# What must be the same, by the names that sentences give them.
+# Settings that must be the same, with their names in messages.
 _SAME = {'epochs': 'epochs', 'batch_size': 'batch size', 'seed': 'seed'}
 
 
 def check_comparable(run: Run, baseline: Run) -> None:
-    """Raise an error unless data, epochs, batch size and seed are the same.
+    """Check that data, epochs, batch size and seed of two runs are the same.
 
     Args:
         run (Run): A run.
         baseline (Run): What it is compared with.
 
     Raises:
-        UserError: Names each difference, with both values.
+        UserError: If they are not; it names each difference with both values.
     """
     for one in (run, baseline):
         if one.settings is None:
@@ -48,7 +48,7 @@ def _data(run: Run, baseline: Run) -> List[str]:
 
 
 def other_differences(run: Run, baseline: Run) -> List[str]:
-    """What else sets two runs apart, besides their schedule, and may explain a figure.
+    """Differences besides the schedule that may explain a figure: network, device, versions.
 
     Args:
         run (Run): A run.
@@ -68,27 +68,27 @@ def other_differences(run: Run, baseline: Run) -> List[str]:
 
 
 def speed_up(run: Run, baseline: Optional[Run]) -> Optional[float]:
-    """By what the baseline's training seconds are more, once both have finished."""
+    """The baseline's training seconds over the run's; None until both have finished."""
     if baseline is None or not (run.finished and baseline.finished) or run.train_seconds <= 0:
         return None
     return baseline.train_seconds / run.train_seconds
 
 
 def gain(run: Run, baseline: Optional[Run]) -> Optional[float]:
-    """Points of top-1 above the baseline's, by final weights, once both have finished."""
+    """Final top-1 less the baseline's, in points; None until both have finished."""
     if baseline is None or not (run.finished and baseline.finished):
         return None
     return None if None in (run.top1, baseline.top1) else run.top1 - baseline.top1
 
 
 def all_settings(run: Run) -> Dict[str, Any]:
-    """What was run, one value a name."""
+    """Network and settings of a run, nested names joined by dots."""
     settings = {'backbone': run.model, 'full network': of_subnet(run.full)}
     return flat({**settings, **(run.settings or {})})
 
 
 def flat(tree: Dict[str, Any], prefix: str = '') -> Dict[str, Any]:
-    """A tree of dicts as one dict, names joined by dots."""
+    """Nested dicts as one dict, names joined by dots."""
     leaves: Dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict) and value:

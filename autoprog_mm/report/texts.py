@@ -1,11 +1,11 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
-"""Numbers as a person reads them."""
+"""Numbers and subnets as the page shows them."""
 from typing import Optional, Sequence, Tuple
 
 from ..growth.subnet import Subnet
 
 NONE = '–'
-# Seconds from which on hours and minutes are easier to read.
+# From so many seconds on, hours and minutes are easier to read.
 LONG = 600.
 
 
@@ -15,12 +15,12 @@ def of_subnet(subnet: Optional[Subnet]) -> str:
 
 
 def of_number(value: Optional[float], digits: int = 4) -> str:
-    """With so many digits after the point."""
+    """A number with so many digits after the point."""
     return NONE if value is None else f'{value:,.{digits}f}'.replace('-', '−')
 
 
 def of_difference(value: Optional[float], digits: int = 2) -> str:
-    """With its sign."""
+    """A number with its sign."""
     if value is None:
         return NONE
     # No '-0.00'.
@@ -28,17 +28,17 @@ def of_difference(value: Optional[float], digits: int = 2) -> str:
 
 
 def of_amount(value: float) -> str:
-    """With three digits that count, or more before the point."""
+    """A positive number with three significant digits, or all before the point."""
     return f'{value:,.0f}' if value >= 100 else f'{value:.3g}'
 
 
 def of_percent(value: Optional[float]) -> str:
-    """A value that is percent already."""
+    """A number of percent."""
     return NONE if value is None else f'{value:.2f} %'
 
 
 def of_seconds(seconds: float) -> str:
-    """Seconds; of long times hours and minutes."""
+    """Seconds; hours and minutes from :data:`LONG` on."""
     if seconds < LONG:
         return f'{seconds:.1f} s'
     minutes = round(seconds / 60)
@@ -46,7 +46,7 @@ def of_seconds(seconds: float) -> str:
 
 
 def time_unit(longest: float) -> Tuple[float, str]:
-    """Seconds of a unit that suits an axis, and its name."""
+    """The unit that suits an axis of times: its seconds, and its name."""
     for seconds, name in ((3600., 'h'), (60., 'min')):
         if longest >= 10 * seconds:
             return seconds, name
@@ -54,7 +54,7 @@ def time_unit(longest: float) -> Tuple[float, str]:
 
 
 def cost_unit(costs: Sequence[float], by_time: bool) -> Tuple[float, str]:
-    """Likewise for a search's costs: seconds, or multiply-adds."""
+    """Likewise for a search's costs, in seconds or multiply-adds."""
     if by_time:
         return (1., 's') if max(costs) >= 10 else (1e-3, 'ms')
     return (1e9, 'GFLOPs') if max(costs) >= 1e9 else (1e6, 'MFLOPs')

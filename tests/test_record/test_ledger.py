@@ -129,7 +129,6 @@ def test_goes_on_from_its_state(clock):
     assert not resumed.finished
 
 
-
 def test_file(clock, tmp_path):
     ledger = start()
     clock(3)

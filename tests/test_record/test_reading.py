@@ -5,7 +5,7 @@ import json
 import pytest
 
 from autoprog_mm.growth.subnet import Subnet
-from autoprog_mm.report import read_run
+from autoprog_mm.record.reading import read_record, read_run
 from autoprog_mm.utils import UserError
 from tests.report_runs import (
     RUN,
@@ -22,6 +22,7 @@ from tests.report_runs import (
 
 def test_a_finished_run(tmp_path):
     run = read_run(write_run(tmp_path))
+    assert read_record(str(tmp_path))['stages'] == grown_stages()
     assert run.finished and run.train_seconds == 30. and run.epochs == run.epochs_done == 4
     assert run.name == 'tiny_<b>' and run.full == Subnet(4, 32)
     # The last validation's, which is not the best.

@@ -9,6 +9,7 @@ import pytest
 from mmengine.hooks import Hook
 
 from autoprog_mm.launch import exit_on_user_error
+from autoprog_mm.report import read_run
 from tests.micro import micro_config, read_record, run, volo_options
 from tests.report_runs import RUN, write_run
 from tests.test_tools import load_tool
@@ -21,30 +22,27 @@ class Stop(Hook):
     """Ends a run before its end, as a kill does."""
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
-        if (runner.epoch, batch_idx) == (2, 3):
+        if (runner.epoch, batch_idx) == (1, 3):
             raise KeyboardInterrupt
 
 
 @pytest.fixture(scope='module')
 def trained(jpeg_root, tmp_path_factory):
-    """Work directories of short runs of each kind."""
+    """Work directories of short runs."""
     root = tmp_path_factory.mktemp('runs')
 
-    def train(name, *hooks, search=None, num_stages=2, **options):
+    def train(name, *hooks, search=None, num_stages=2, max_epochs=3, **options):
         cfg = micro_config(
-            jpeg_root, root / name, search, train_cfg__max_epochs=4,
-            log_processor=dict(type='AutoProgLogProcessor'),
-            **{f'{split}_dataloader__{key}': value for split in ('train', 'val')
-               for key, value in (('num_workers', 0), ('persistent_workers', False))}, **options)
+            jpeg_root, root / name, search, train_cfg__max_epochs=max_epochs,
+            log_processor=dict(type='AutoProgLogProcessor'), **options)
         cfg.custom_hooks[0].num_stages = num_stages
         cfg.default_hooks.pop('checkpoint')
         run(cfg, *hooks)
 
     train('baseline', num_stages=1)
-    train('prog')
     train('autoprog', search=SEARCH)
     with pytest.raises(KeyboardInterrupt):
-        train('volo', Stop(), search=SEARCH, **volo_options())
+        train('volo', Stop(), max_epochs=2, **volo_options())
     return root
 
 
@@ -70,14 +68,13 @@ def call(tool, monkeypatch, capsys):
     return call
 
 
-@pytest.mark.parametrize('kind, num_searches', [('prog', 0), ('autoprog', 1)])
-def test_of_real_runs(kind, num_searches, trained, tmp_path, call):
-    work_dir, baseline, out = trained / kind, trained / 'baseline', tmp_path / 'page.html'
+def test_of_real_runs(trained, tmp_path, call):
+    work_dir, baseline, out = trained / 'autoprog', trained / 'baseline', tmp_path / 'page.html'
     status, output = call(work_dir, '--baseline', baseline, '--out', out)
     assert (status, output.out, output.err) == (0, f'Wrote {out}\n', '')
     page = out.read_text(encoding='utf-8')
     record, base = read_record(work_dir), read_record(baseline)
-    assert 'Finished, 4 epochs' in page
+    assert 'Finished, 3 epochs' in page
     assert f'>{base["train_seconds"] / record["train_seconds"]:.2f}×<' in page
     top1 = [json.loads(line) for line in
             next(work_dir.glob('*/vis_data/scalars.json')).read_text().splitlines()
@@ -85,19 +82,26 @@ def test_of_real_runs(kind, num_searches, trained, tmp_path, call):
     assert f'>{top1:.2f} %<' in page
     # The log has the seconds of its losses.
     assert 'interpolated' not in page and 'none in the log' not in page
-    assert page.count('aria-label="Loss over cost') == num_searches
+    assert page.count('aria-label="Loss over cost') == 1
     growth = record['stages'][1]['growth']
     assert work_dir.name in page and f'<td>{growth["loss_before"]:.4f}</td>' in page
-    assert page.count('<svg') == 3 + num_searches
+    assert page.count('<svg') == 4
 
 
-def test_of_a_baseline_and_of_a_run_that_goes_on(trained, call):
-    for kind, says in (('baseline', 'Finished'), ('volo', 'Not finished: 2 of 4 epochs')):
-        status, output = call(trained / kind)
-        path = trained / kind / 'report.html'
-        assert status == 0 and output.out == f'Wrote {path}\n'
-        assert says in path.read_text(encoding='utf-8')
-    assert 'ElasticVOLO' in path.read_text(encoding='utf-8')
+def test_validations_of_real_runs(trained):
+    """One an epoch, in order, and training time never goes back."""
+    for kind in ('baseline', 'autoprog'):
+        epochs, seconds, top1 = zip(*read_run(str(trained / kind)).validations)
+        assert epochs == (1, 2, 3) and 0 < seconds[0] and list(seconds) == sorted(seconds)
+        assert all(0 <= value <= 100 for value in top1)
+
+
+def test_of_a_run_that_goes_on(trained, call):
+    status, output = call(trained / 'volo')
+    path = trained / 'volo' / 'report.html'
+    assert status == 0 and output.out == f'Wrote {path}\n'
+    page = path.read_text(encoding='utf-8')
+    assert 'Not finished: 1 of 2 epochs' in page and 'ElasticVOLO' in page
 
 
 def test_refuses_to_compare(tmp_path, call):
@@ -111,7 +115,8 @@ def test_refuses_to_compare(tmp_path, call):
     assert not (tmp_path / 'run' / 'report.html').exists()
 
 
-def test_where_it_cannot_write(tmp_path, call):
+def test_where_it_cannot_write(tmp_path, tool, call, monkeypatch):
+    monkeypatch.setattr(tool, 'build_page', lambda *_: '')
     out = tmp_path / 'none' / 'page.html'
     status, output = call(write_run(tmp_path / 'run'), '--out', out)
     assert status == 2
