@@ -1,14 +1,18 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 import autoprog_mm  # noqa: F401  isort: skip  (before anything that imports torchvision)
 
+import gc
 import signal
 from pathlib import Path
 
 import cv2
+import mmengine
 import numpy as np
 import pytest
 import torch
 from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+from yapf.yapflib.yapf_api import FormatCode
 
 torch.set_num_threads(1)  # the suite's models are too small for more
 
@@ -18,6 +22,27 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NUM_CLASSES = 4
+
+
+@pytest.fixture(scope='session', autouse=True)
+def cheap_runners():
+    """Spare each Runner, also in forks, some seconds of what no test is about."""
+    with pytest.MonkeyPatch.context() as patch:
+        # It logs the versions of compilers, which it asks for.
+        patch.setattr(Runner, '_log_env', lambda *args: None)
+        # The layout of the config's text, which is written into files and checkpoints.
+        patch.setattr(mmengine.config.config, 'FormatCode', lambda text, **_: (text, True))
+        # Each dataset collects garbage, and would look through all that is imported.
+        gc.collect()
+        gc.freeze()
+        yield
+        gc.unfreeze()
+
+
+@pytest.fixture
+def formatted_configs(cheap_runners, monkeypatch):
+    """Texts of configs have the layout that users see."""
+    monkeypatch.setattr(mmengine.config.config, 'FormatCode', FormatCode)
 
 
 @pytest.fixture(autouse=True)

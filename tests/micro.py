@@ -5,8 +5,6 @@ import time
 from itertools import count
 from pathlib import Path
 
-import mmengine
-import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -183,18 +181,13 @@ def write_label_maps(image_root: Path, label_root: Path, num_classes: int) -> Pa
 
 def run(cfg: Config, *hooks: Hook) -> Runner:
     """Train, with further hooks if there are any."""
-    with pytest.MonkeyPatch.context() as patch:
-        # What takes a second each, for nobody: compilers' versions, and layout
-        # of the config's text.
-        patch.setattr(Runner, '_log_env', lambda *args: None)
-        patch.setattr(mmengine.config.config, 'FormatCode', lambda text, **_: (text, True))
-        runner = Runner.from_cfg(cfg)
-        for hook in hooks:
-            runner.register_hook(hook, 'LOWEST')
-        try:
-            runner.train()
-        finally:
-            close(runner)
+    runner = Runner.from_cfg(cfg)
+    for hook in hooks:
+        runner.register_hook(hook, 'LOWEST')
+    try:
+        runner.train()
+    finally:
+        close(runner)
     return runner
 
 
@@ -244,3 +237,15 @@ def differences(a, b, path='') -> list:
             return [f'{path}: {len(a)}/{len(b)} items']
         return [d for i, (x, y) in enumerate(zip(a, b)) for d in differences(x, y, f'{path}[{i}]')]
     return [] if a == b else [f'{path}: {a}/{b}']
+
+
+def differing(one, other, place='') -> list:
+    """Places at which two trees of dicts and lists differ, such as ``'a.0.b'``."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        pairs = {key: (one.get(key), other.get(key)) for key in sorted({*one, *other})}
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        pairs = dict(enumerate(zip(one, other)))
+    else:
+        return [] if one == other else [place]
+    return [found for key, pair in pairs.items()
+            for found in differing(*pair, f'{place}.{key}' if place else str(key))]

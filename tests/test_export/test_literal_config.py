@@ -31,7 +31,7 @@ def trap(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.name)
-def test_reads_what_mmengine_dumps(path):
+def test_reads_what_mmengine_dumps(path, formatted_configs):
     cfg = Config.fromfile(path)
     cfg._format_python_code = path.name in FORMATTED  # which takes a second
     assert read_literal_config(cfg.pretty_text) == cfg.to_dict()
