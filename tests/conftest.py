@@ -6,17 +6,14 @@ import signal
 from pathlib import Path
 
 import cv2
+import mmengine
 import numpy as np
 import pytest
 import torch
 from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
 
 torch.set_num_threads(1)  # the suite's models are too small for more
-
-# mmengine's datasets collect garbage when they are built, which takes half of
-# the time of a short run where all that is imported is looked through.
-gc.collect()
-gc.freeze()
 
 # A shell that starts a command in the background has it ignore Ctrl-C, and all
 # that it starts, too; but some tests send it.
@@ -24,6 +21,21 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NUM_CLASSES = 4
+
+
+@pytest.fixture(scope='session', autouse=True)
+def cheap_runners():
+    """Spare each Runner, also in forks, some seconds of what no test is about."""
+    with pytest.MonkeyPatch.context() as patch:
+        # It logs the versions of compilers, which it asks for.
+        patch.setattr(Runner, '_log_env', lambda *args: None)
+        # The layout of the config's text, which is written into files and checkpoints.
+        patch.setattr(mmengine.config.config, 'FormatCode', lambda text, **_: (text, True))
+        # Each dataset collects garbage, and would look through all that is imported.
+        gc.collect()
+        gc.freeze()
+        yield
+        gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

@@ -2,13 +2,9 @@
 """A complete run that takes seconds, for tests of how parts work together."""
 import json
 import time
-from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Iterator
 
-import mmengine
-import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -183,30 +179,15 @@ def write_label_maps(image_root: Path, label_root: Path, num_classes: int) -> Pa
     return label_root
 
 
-def skip_slow_texts(patch: pytest.MonkeyPatch) -> None:
-    """Leave out what takes a second each: compilers' versions, layout of the config's text."""
-    patch.setattr(Runner, '_log_env', lambda *args: None)
-    patch.setattr(mmengine.config.config, 'FormatCode', lambda text, **_: (text, True))
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Context of :func:`skip_slow_texts`."""
-    with pytest.MonkeyPatch.context() as patch:
-        skip_slow_texts(patch)
-        yield
-
-
 def run(cfg: Config, *hooks: Hook) -> Runner:
     """Train, with further hooks if there are any."""
-    with quietly():
-        runner = Runner.from_cfg(cfg)
-        for hook in hooks:
-            runner.register_hook(hook, 'LOWEST')
-        try:
-            runner.train()
-        finally:
-            close(runner)
+    runner = Runner.from_cfg(cfg)
+    for hook in hooks:
+        runner.register_hook(hook, 'LOWEST')
+    try:
+        runner.train()
+    finally:
+        close(runner)
     return runner
 
 
@@ -256,3 +237,15 @@ def differences(a, b, path='') -> list:
             return [f'{path}: {len(a)}/{len(b)} items']
         return [d for i, (x, y) in enumerate(zip(a, b)) for d in differences(x, y, f'{path}[{i}]')]
     return [] if a == b else [f'{path}: {a}/{b}']
+
+
+def differing(one, other, place='') -> list:
+    """Places at which two trees of dicts and lists differ, such as ``'a.0.b'``."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        pairs = {key: (one.get(key), other.get(key)) for key in sorted({*one, *other})}
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        pairs = dict(enumerate(zip(one, other)))
+    else:
+        return [] if one == other else [place]
+    return [found for key, pair in pairs.items()
+            for found in differing(*pair, f'{place}.{key}' if place else str(key))]

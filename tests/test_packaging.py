@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -40,6 +39,26 @@ runpy.run_path(autoprog_mm.__path__[0] + '/.mim/tools/train.py', run_name='__mai
 '''
 
 
+# What an installer calls, one after the other, in the folder of each source.
+BUILD = '''
+import os, sys, tarfile
+import setuptools.build_meta
+from pathlib import Path
+tree, work, editable = map(Path, sys.argv[1:])
+os.chdir(tree)
+packed = tree / 'dist' / setuptools.build_meta.build_sdist('dist')
+with tarfile.open(packed) as file:
+    file.extractall(work, filter='data')
+os.chdir(next(work.glob('autoprog_mm-*')))
+left_over = Path('LEFT_OVER')
+left_over.parent.mkdir(parents=True)
+left_over.touch()
+setuptools.build_meta.build_wheel(work)
+os.chdir(editable)
+setuptools.build_meta.build_editable('dist')
+'''.replace('LEFT_OVER', LEFT_OVER)
+
+
 def run_python(*args, cwd, path=''):
     done = subprocess.run(
         [sys.executable, '-W', 'ignore', *map(str, args)],
@@ -65,33 +84,36 @@ def copy_tree(folder):
 
 
 @pytest.fixture(scope='module')
-def source(tmp_path_factory):
-    """The unpacked source distribution."""
-    work = tmp_path_factory.mktemp('source')
-    tree = copy_tree(work / 'tree')
+def built(tmp_path_factory):
+    """A folder with the unpacked source distribution and the wheel that was built from it.
+
+    Beside them is the tree of an editable installation.
+    """
+    work = tmp_path_factory.mktemp('built')
+    tree, editable = copy_tree(work / 'tree'), copy_tree(work / 'editable')
     extension = tree / 'autoprog_mm' / '.mim'  # of an editable installation
     extension.mkdir()
     (extension / 'configs').symlink_to('../../configs')
-    run_python('-c', "import setuptools.build_meta as b; b.build_sdist('dist')", cwd=tree)
-    packed, = (tree / 'dist').iterdir()
-    with tarfile.open(packed) as file:
-        file.extractall(work, filter='data')
-    unpacked, = work.glob('autoprog_mm-*')
+    (editable / 'autoprog_mm' / '.mim').mkdir()  # of an earlier one
+    (editable / 'autoprog_mm' / '.mim' / 'old').touch()
+    run_python('-c', BUILD, tree, work, editable, cwd=work)
+    return work
+
+
+@pytest.fixture(scope='module')
+def source(built):
+    """The unpacked source distribution, from which the wheel was built."""
+    unpacked, = built.glob('autoprog_mm-*/')
     return unpacked
 
 
 @pytest.fixture(scope='module')
-def site(source, tmp_path_factory):
-    """The unpacked wheel, which was built from the source distribution."""
-    work = tmp_path_factory.mktemp('wheel')
-    (source / LEFT_OVER).parent.mkdir(parents=True)
-    (source / LEFT_OVER).touch()
-    run_python('-m', 'pip', 'wheel', '--quiet', '--no-index', '--no-deps', '--no-build-isolation',
-               '--wheel-dir', work, source, cwd=work)
-    packed, = work.glob('*.whl')
+def site(built):
+    """The unpacked wheel."""
+    packed, = built.glob('*.whl')
     with ZipFile(packed) as file:
-        file.extractall(work / 'site')
-    return work / 'site'
+        file.extractall(built / 'site')
+    return built / 'site'
 
 
 def files_of(folder):
@@ -145,17 +167,13 @@ custom_hooks[0].num_stages = 1
     assert json.loads((tmp_path / 'work_dirs/mine/autoprog.json').read_text())['finished']
 
 
-def test_editable_installation_links(tmp_path):
-    tree = copy_tree(tmp_path / 'tree')
-    (tree / 'autoprog_mm' / '.mim').mkdir()  # of an earlier one
-    (tree / 'autoprog_mm' / '.mim' / 'old').touch()
-    before = files_of(tree)
-    run_python('-c', "import setuptools.build_meta as b; b.build_editable('dist')", cwd=tree)
+def test_editable_installation_links(built):
+    tree = built / 'editable'
     extension = tree / 'autoprog_mm' / '.mim'
     assert {path.name: os.readlink(path) for path in extension.iterdir()} == {
         'configs': '../../configs', 'tools': '../../tools',
         'model-index.yml': '../../model-index.yml'}
-    new = {name.split('/')[0] for name in files_of(tree) - before}
-    assert new <= {'autoprog_mm', 'autoprog_mm.egg-info', 'dist'}
+    new = {name.split('/')[0] for name in files_of(tree) if not (ROOT / name).exists()}
+    assert new <= {'autoprog_mm.egg-info', 'dist'}
     ignored = (ROOT / '.gitignore').read_text().splitlines()
     assert {'/autoprog_mm/.mim/', '*.egg-info/', '/dist/'} <= set(ignored)

@@ -4,7 +4,6 @@ import argparse
 import re
 from pathlib import Path
 
-import pytest
 from mmengine.config import Config
 from mmengine.hooks import Hook
 
@@ -48,11 +47,10 @@ class StopAfterOneEpoch(Hook):
         runner.train_loop.stop_training = True
 
 
-@pytest.mark.parametrize('stock', ['deit-small_4xb256_in1k', 'deit-tiny_4xb256_in1k'])
-def test_four_changes_make_a_stock_config_grow(stock, jpeg_root, tmp_path):
+def test_four_changes_make_a_stock_config_grow(jpeg_root, tmp_path):
     changes = re.search(r'```python\n(custom_imports.*?)```', README, re.S)[1]
     path = tmp_path / 'mine.py'
-    path.write_text(f"_base_ = 'mmpretrain::deit/{stock}.py'\n{changes}")
+    path.write_text(f"_base_ = 'mmpretrain::deit/deit-tiny_4xb256_in1k.py'\n{changes}")
     cfg = prepare_config(
         Config.fromfile(path),
         argparse.Namespace(

@@ -15,7 +15,7 @@ from autoprog_mm.datasets import ProgressiveRandomResizedCrop
 from autoprog_mm.launch import build_runner, exit_on_user_error, user_message
 from autoprog_mm.launch.errors import SHOW_TRACEBACK
 from autoprog_mm.utils import UserError
-from tests.micro import micro_config, quietly
+from tests.micro import micro_config
 from tests.test_tools import run_tool
 
 TOOLS = Path(__file__).parents[2] / 'tools'
@@ -152,8 +152,7 @@ def test_all_tools_tell_in_a_sentence(tool, tmp_path, monkeypatch, capsys):
 def config(jpeg_root, tmp_path_factory):
     folder = tmp_path_factory.mktemp('config')
     cfg = micro_config(jpeg_root, folder / 'run')
-    with quietly():
-        cfg.dump(folder / 'micro.py')
+    cfg.dump(folder / 'micro.py')
     return folder / 'micro.py'
 
 
@@ -169,8 +168,7 @@ def config(jpeg_root, tmp_path_factory):
     ('data_root', "--cfg-options takes key=value, but got 'data_root'."),
 ])
 def test_train_tells_in_a_sentence(config, option, message, capsys):
-    with quietly():
-        assert run_tool(TOOLS / 'train.py', config, '--cfg-options', option) == 2
+    assert run_tool(TOOLS / 'train.py', config, '--cfg-options', option) == 2
     told, = (line for line in capsys.readouterr().err.splitlines(keepends=True)
              if line.startswith('train.py: error: '))
     assert message in told

@@ -11,7 +11,7 @@ from mmengine.config import Config
 
 from autoprog_mm.launch import prepare_config
 from autoprog_mm.launch.own_data import fill_custom_config
-from tests.micro import quietly, run
+from tests.micro import run
 from tests.test_tools import run_tool
 
 ROOT = Path(__file__).parents[2]
@@ -226,10 +226,9 @@ def test_from_a_folder_to_a_picture(jpeg_root, tmp_path, capsys):
     for config in (small, saved):
         out = tmp_path / f'{config.parent.name}.json'
         capsys.readouterr()
-        with quietly():
-            run_tool(ROOT / 'tools' / 'test.py', config, checkpoint, '--work-dir',
-                     tmp_path / 'test', '--out', out, '--out-item', 'metrics', '--cfg-options',
-                     f'data_root={folder}', 'test_dataloader.num_workers=0')
+        run_tool(ROOT / 'tools' / 'test.py', config, checkpoint, '--work-dir',
+                 tmp_path / 'test', '--out', out, '--out-item', 'metrics', '--cfg-options',
+                 f'data_root={folder}', 'test_dataloader.num_workers=0')
         assert f'{{"accuracy/top1": {best}}}' == out.read_text()
         assert '32 pixels, in patches of 8' in capsys.readouterr().out
 

@@ -3,18 +3,18 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from tests.test_tools.test_train import ROOT
+from tests.forked import Forked, run_script
 
+ROOT = Path(__file__).parents[2]
 MICRO = ROOT / 'configs' / 'autoprog' / 'deit-micro_mnist5k.py'
 
 
 def call(script, *args):
-    done = subprocess.run(
-        [sys.executable, '-W', 'ignore', str(ROOT / 'tools' / script), *map(str, args)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300)
+    done = run_script(ROOT / 'tools' / script, *args)
     assert done.returncode == 0, done.stdout
     return done.stdout
 
@@ -72,8 +72,16 @@ model = dict(
     assert result['in_turns']['copies'] == 2 and 'EMAHook' in output
 
 
-def test_kill_and_resume(tmp_path):
-    """A part of what the stress tool does at length."""
+def test_kill_and_resume(tmp_path, monkeypatch):
+    """A part of what the stress tool does at length, with runs that are forks."""
+
+    class Run(Forked):
+
+        def __init__(self, command, stdout, env, **_):
+            assert command[:3] == [sys.executable, '-W', 'ignore']
+            super().__init__(command[3:], env=env, output=stdout.name, new_session=True)
+
+    monkeypatch.setattr(subprocess, 'Popen', Run)
     output = call('stress/kill_resume.py', '--trials', 1, '--two-rank-trials', 0, '--work-dir',
                   tmp_path / 'stress')
     assert '1 passed, 0 failed' in output

@@ -20,7 +20,7 @@ from autoprog_mm import Subnet
 from autoprog_mm.apis.plan import make_plan
 from autoprog_mm.launch.prepare import prepare_config
 from tests.forked import Forked, run_script
-from tests.micro import micro_config
+from tests.micro import differing, micro_config
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / 'tools' / 'experiments'
@@ -71,17 +71,6 @@ def suite(jpeg_root, tmp_path):
 def command(suite, *args):
     return [str(TOOLS / 'run.py'), str(suite), '--work-dir', str(suite.parent / 'runs'),
             '--seeds', '3', '--jobs', '2', *args]
-
-
-def differing(one, other, place=''):
-    """Places at which two configs differ."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        return [found for key in sorted({*one, *other})
-                for found in differing(one.get(key), other.get(key), f'{place}.{key}')]
-    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        return [found for i, pair in enumerate(zip(one, other))
-                for found in differing(*pair, f'{place}.{i}')]
-    return [] if one == other else [place]
 
 
 @pytest.fixture
@@ -143,9 +132,9 @@ def test_suite_is_stopped_resumed_and_collected(stopped, forked_runs):
     # Matched: what the runs were trained with differs in growth only.
     configs = [Config.fromfile(runs / name / 'seed3' / 'given' / 'config.py').to_dict()
                for name in found]
-    assert {re.match(r'\.custom_hooks\.0|\.optim_wrapper\.(growth|optimizer_state)', place).group()
+    assert {re.match(r'custom_hooks\.0|optim_wrapper\.(growth|optimizer_state)', place).group()
             for place in differing(*configs)} == {
-        '.custom_hooks.0', '.optim_wrapper.growth', '.optim_wrapper.optimizer_state'}
+        'custom_hooks.0', 'optim_wrapper.growth', 'optim_wrapper.optimizer_state'}
 
     suite.write_text(SUITE.replace('max_epochs\': 4', 'max_epochs\': 3'))
     for args, message in (([], '--out: .*has a result of baseline, seed 3, with'),
@@ -266,7 +255,7 @@ def test_suites_of_the_project(path, pictures):
     for same in configs.values():
         places = {place for cfg in same[1:]
                   for place in differing(same[0].to_dict(), cfg.to_dict())}
-        growth = r'\.custom_hooks\.0|\.optim_wrapper\.(growth|optimizer_state|ema_decays)'
+        growth = r'custom_hooks\.0|optim_wrapper\.(growth|optimizer_state|ema_decays)'
         assert all(re.match(growth, place) for place in places), places
         searched = [cfg for cfg in same if cfg.custom_hooks[0].get('search')][-1]
         plan = make_plan(prepare_config(searched, argparse.Namespace(

@@ -1,8 +1,5 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """tools/benchmarks/loader.py; how fast it is, no test can say."""
-import autoprog_mm  # noqa: F401  isort: skip  (before anything that imports torchvision)
-
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -13,15 +10,14 @@ import pytest
 import torch
 from mmengine.registry import DefaultScope
 
+from tests.test_tools import load_tool
+
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    spec = importlib.util.spec_from_file_location(
-        'loader_benchmark', ROOT / 'tools' / 'benchmarks' / 'loader.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_tool(ROOT / 'tools' / 'benchmarks' / 'loader.py')
     monkeypatch.chdir(ROOT)
     threads = torch.get_num_threads(), cv2.getNumThreads()
 

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os.path as osp
+from copy import deepcopy
+from functools import cache
 
 from mmengine.config import Config, ConfigDict
 
@@ -100,7 +102,7 @@ def make_config(folder: str, suite: dict, arm: str, seed: int, options: dict) ->
         UserError: If an option is unknown, or the base config grows by itself.
     """
     settings = suite['arms'][arm]
-    cfg = read_config(osp.normpath(osp.join(folder, settings['base'])))
+    cfg = deepcopy(_read_base(osp.normpath(osp.join(folder, settings['base']))))
     for name, given in (('options', suite.get('options', {})), ('--cfg-options', options)):
         unknown = sorted(key for key in given if key.split('.')[0] not in cfg)
         if unknown:
@@ -116,6 +118,9 @@ def make_config(folder: str, suite: dict, arm: str, seed: int, options: dict) ->
     cfg.optim_wrapper.update(settings.get('optim_wrapper', {}))
     cfg.randomness = dict(seed=seed)
     return cfg
+
+
+_read_base = cache(read_config)  # of many runs
 
 
 def fingerprint(cfg: Config) -> str:
