@@ -13,7 +13,7 @@ from mmengine.hooks import Hook
 from mmpretrain.registry import MODELS
 
 from autoprog_mm.growth import build_schedule
-from autoprog_mm.launch.prepare import prepare_config
+from autoprog_mm.launch import prepare_config
 from tests.micro import differing, run, write_label_maps
 
 ROOT = Path(__file__).parents[1] / 'configs'

@@ -7,7 +7,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.hooks import Hook
 
-from autoprog_mm.launch.prepare import prepare_config
+from autoprog_mm.launch import prepare_config
 from autoprog_mm.registry import GROWTH_OPERATORS
 from tests.micro import run
 

@@ -18,7 +18,7 @@ from mmengine.config import Config
 
 from autoprog_mm import Subnet
 from autoprog_mm.apis.plan import make_plan
-from autoprog_mm.launch.prepare import prepare_config
+from autoprog_mm.launch import prepare_config
 from tests.forked import Forked, run_script
 from tests.micro import differing, micro_config
 

@@ -8,7 +8,7 @@ from functools import cache
 
 from mmengine.config import Config, ConfigDict
 
-from autoprog_mm.launch.prepare import read_config
+from autoprog_mm.launch import read_config
 from autoprog_mm.utils import UserError
 
 # What an arm may set: how the network grows. Everything else is the suite's.

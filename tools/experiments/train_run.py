@@ -17,13 +17,13 @@ from folder import CONFIG, RESULT, STARTED
 from mmengine.fileio import load
 from mmengine.runner import Runner
 
-from autoprog_mm.launch.errors import exit_on_user_error
-from autoprog_mm.launch.prepare import (
+from autoprog_mm.launch import (
     check_datasets,
     check_work_dir,
     prepare_config,
     read_config,
 )
+from autoprog_mm.launch.errors import exit_on_user_error
 from autoprog_mm.record.ledger import RECORD_FILE
 from autoprog_mm.utils import write_atomically
 
