@@ -75,13 +75,16 @@ model = dict(
 def test_kill_and_resume(tmp_path, monkeypatch):
     """A part of what the stress tool does at length, with runs that are forks."""
 
-    class Run(Forked):
+    fresh = subprocess.Popen
 
-        def __init__(self, command, stdout, env, **_):
-            assert command[:3] == [sys.executable, '-W', 'ignore']
-            super().__init__(command[3:], env=env, output=stdout.name, new_session=True)
+    def start(command, **options):
+        if command[0] != sys.executable:
+            return fresh(command, **options)
+        assert command[1:3] == ['-W', 'ignore'] and options['start_new_session']
+        return Forked(command[3:], env=options['env'], output=options['stdout'].name,
+                      new_session=True)
 
-    monkeypatch.setattr(subprocess, 'Popen', Run)
+    monkeypatch.setattr(subprocess, 'Popen', start)
     output = call('stress/kill_resume.py', '--trials', 1, '--two-rank-trials', 0, '--work-dir',
                   tmp_path / 'stress')
     assert '1 passed, 0 failed' in output
