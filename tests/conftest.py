@@ -27,8 +27,10 @@ NUM_CLASSES = 4
 def cheap_runners():
     """Spare each Runner, also in forks, some seconds of what no test is about."""
     with pytest.MonkeyPatch.context() as patch:
-        # It logs the versions of compilers, which it asks for.
+        # It asks compilers and git for versions.
         patch.setattr(Runner, '_log_env', lambda *args: None)
+        for module in (mmengine.hooks.runtime_info_hook, mmengine.runner.runner):
+            patch.setattr(module, 'get_git_hash', lambda: '')
         # The layout of the config's text, which is written into files and checkpoints.
         patch.setattr(mmengine.config.config, 'FormatCode', lambda text, **_: (text, True))
         # Each dataset collects garbage, and would look through all that is imported.

@@ -14,7 +14,7 @@ MICRO = ROOT / 'configs' / 'autoprog' / 'deit-micro_mnist5k.py'
 
 
 def call(script, *args):
-    done = run_script(ROOT / 'tools' / script, *args)
+    done = run_script(ROOT / 'tools' / script, *args, timeout=500)
     assert done.returncode == 0, done.stdout
     return done.stdout
 
@@ -75,15 +75,27 @@ model = dict(
 def test_kill_and_resume(tmp_path, monkeypatch):
     """A part of what the stress tool does at length, with runs that are forks."""
 
-    class Run(Forked):
+    config = tmp_path / 'small.py'
+    config.write_text(f'''
+_base_ = {str(MICRO)!r}
+model = dict(
+    backbone=dict(arch=dict(embed_dims=16, num_heads=2, feedforward_channels=16)),
+    head=dict(in_channels=16))
+train_dataloader = dict(num_workers=0, persistent_workers=False)
+val_dataloader = dict(num_workers=0, persistent_workers=False)
+''')
+    fresh = subprocess.Popen
 
-        def __init__(self, command, stdout, env, **_):
-            assert command[:3] == [sys.executable, '-W', 'ignore']
-            super().__init__(command[3:], env=env, output=stdout.name, new_session=True)
+    def start(command, **options):
+        if command[0] != sys.executable:
+            return fresh(command, **options)
+        assert command[1:3] == ['-W', 'ignore'] and options['start_new_session']
+        return Forked(command[3:], env=options['env'], output=options['stdout'].name,
+                      new_session=True)
 
-    monkeypatch.setattr(subprocess, 'Popen', Run)
-    output = call('stress/kill_resume.py', '--trials', 1, '--two-rank-trials', 0, '--work-dir',
-                  tmp_path / 'stress')
+    monkeypatch.setattr(subprocess, 'Popen', start)
+    output = call('stress/kill_resume.py', '--trials', 1, '--two-rank-trials', 0, '--config',
+                  config, '--work-dir', tmp_path / 'stress')
     assert '1 passed, 0 failed' in output
     trials = json.loads((tmp_path / 'stress' / 'kill_resume.json').read_text())['trials']
     assert [trial['kind'] for trial in trials] == ['any']

@@ -9,21 +9,21 @@ from typing import Callable, List, Tuple
 # Works from a checkout that is not installed, too.
 sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..', '..'))
 
-import autoprog_mm  # noqa: E402, F401  isort: skip  (before anything that imports torchvision)
+import autoprog_mm  # noqa: F401  isort: skip  (before anything that imports torchvision)
 
-import torch  # noqa: E402
-import torch.nn as nn  # noqa: E402
-from mmengine.config import Config  # noqa: E402
-from mmengine.logging import MMLogger  # noqa: E402
-from mmengine.optim import OptimWrapper, build_optim_wrapper  # noqa: E402
-from mmengine.registry import init_default_scope  # noqa: E402
-from mmpretrain.registry import MODELS  # noqa: E402
-from mmpretrain.structures import DataSample  # noqa: E402
+import torch
+import torch.nn as nn
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
 
-from autoprog_mm import launch  # noqa: E402
-from autoprog_mm.growth import build_schedule  # noqa: E402
-from autoprog_mm.growth.schedule import Stage  # noqa: E402
-from autoprog_mm.utils import write_atomically  # noqa: E402
+from autoprog_mm import launch
+from autoprog_mm.growth import build_schedule
+from autoprog_mm.growth.schedule import Stage
+from autoprog_mm.utils import write_atomically
 
 
 def read_config(path: str) -> Config:

@@ -108,7 +108,9 @@ def main() -> None:
     with socket.socket() as own:
         own.bind(('127.0.0.1', 0))
         port = own.getsockname()[1]
-    torch.multiprocessing.spawn(run, (port, args), nprocs=args.ranks)
+    torch.multiprocessing.start_processes(  # CUDA allows no forks
+        run, (port, args), args.ranks,
+        start_method='spawn' if torch.cuda.is_available() else 'fork')
 
 
 if __name__ == '__main__':

@@ -19,23 +19,18 @@ from typing import Dict, List
 # Works from a checkout that is not installed, too.
 sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..', '..'))
 
-import autoprog_mm  # noqa: E402, F401  isort: skip  (before anything that imports torchvision)
+import autoprog_mm  # noqa: F401  isort: skip  (before anything that imports torchvision)
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from mmengine.dataset import Compose  # noqa: E402
-from mmengine.registry import init_default_scope  # noqa: E402
-from mmpretrain.datasets import ImageNet  # noqa: E402
-from mmpretrain.datasets.custom import get_samples  # noqa: E402
+import cv2
+import numpy as np
+import torch
+from mmengine.dataset import Compose
+from mmengine.registry import init_default_scope
+from mmpretrain.datasets import ImageNet
+from mmpretrain.datasets.custom import get_samples
 
-from autoprog_mm.launch import exit_on_user_error, read_config  # noqa: E402
-from autoprog_mm.utils import (  # noqa: E402
-    UserError,
-    derive_seed,
-    seed_sample,
-    write_atomically,
-)
+from autoprog_mm.launch import exit_on_user_error, read_config
+from autoprog_mm.utils import UserError, derive_seed, seed_sample, write_atomically
 
 _EQUAL_PSNR = 60.  # dB, what images that are equal or differ in few last bits count as
 
