@@ -5,9 +5,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-import torch
 from mmcv.transforms import LoadImageFromFile
-from mmengine.dist import get_dist_info
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from ..utils import Randomness, seed_sample
@@ -261,41 +259,3 @@ def batch_size_of(loader: DataLoader) -> int:
             sampler.
     """
     return loader.batch_size or loader.batch_sampler.batch_size
-
-
-def draw_batches(loader: DataLoader, sampler: SeededSampler, indices: Sequence[int],
-                 *keys) -> Iterator[dict]:
-    """Collated batches of the given samples, through the loader's own workers.
-
-    Args:
-        loader (DataLoader): From :func:`seeded_dataloader`.
-        sampler (SeededSampler): Its sampler.
-        indices (Sequence[int]): Samples to draw, in order.
-        *keys (int | str): See :meth:`SeededSampler.drawing`.
-
-    Yields:
-        dict: A batch.
-    """
-    with sampler.drawing(indices, *keys):
-        yield from loader
-
-
-def fixed_batches(loader: DataLoader, sampler: SeededSampler, stage: int,
-                  num_batches: int) -> Iterator[dict]:
-    """This rank's training batches that are a function of seed and stage.
-
-    Args:
-        loader (DataLoader): From :func:`seeded_dataloader`.
-        sampler (SeededSampler): Its sampler.
-        stage (int): The stage.
-        num_batches (int): How many; at most those of an epoch.
-
-    Yields:
-        dict: A batch.
-    """
-    rank, world_size = get_dist_info()
-    generator = torch.Generator().manual_seed(sampler.random.scoring(stage))
-    order = torch.randperm(len(loader.dataset), generator=generator).tolist()
-    num_samples = batch_size_of(loader) * min(num_batches, len(loader))
-    return draw_batches(
-        loader, sampler, order[rank::world_size][:num_samples], 'scoring', stage)

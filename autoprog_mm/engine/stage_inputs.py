@@ -4,7 +4,8 @@ from typing import Iterator, List, Mapping, Optional, Tuple
 
 import torch
 
-from ..datasets.seeded import fixed_batches, seeded_dataloader
+from ..datasets.fixed_batches import fixed_batches
+from ..datasets.seeded import seeded_dataloader
 from ..growth.probe import labelled_batches
 from ..utils import Randomness
 from .run_parts import RunParts

@@ -41,7 +41,7 @@ def read_config(path: str) -> Config:
         return Config.fromfile(path)
     except (OSError, SyntaxError, ConfigParsingError) as error:
         raise UserError(f'config: {path!r} cannot be read: {error}') from error
-    except KeyError as error:  # of two bases with one key, and the like; its text is a repr
+    except (KeyError, TypeError) as error:  # of bases with one key, or of a dict over a text
         raise UserError(f'config: {path!r} cannot be read: {error.args[0]}') from error
 
 

@@ -14,7 +14,8 @@ from mmpretrain.datasets.samplers import RepeatAugSampler
 from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler
 
 from autoprog_mm.datasets import SeededDataset, SeededSampler, seeded_dataloader
-from autoprog_mm.datasets.seeded import SeededIndex, draw_batches
+from autoprog_mm.datasets.fixed_batches import draw_batches
+from autoprog_mm.datasets.seeded import SeededIndex
 
 NUM_IMAGES = 10
 PIPELINE = [

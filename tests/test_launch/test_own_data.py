@@ -195,7 +195,7 @@ SMALL = f"""
 _base_ = {str(CONFIG)!r}
 model = dict(
     backbone=dict(arch=dict(
-        embed_dims=16, num_layers=4, num_heads=2, feedforward_channels=32)),
+        _delete_=True, embed_dims=16, num_layers=4, num_heads=2, feedforward_channels=32)),
     head=dict(in_channels=16))
 """
 

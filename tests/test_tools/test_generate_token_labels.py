@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ from mmpretrain.registry import MODELS
 from autoprog_mm.datasets.transforms.token_label import load_token_label
 from autoprog_mm.token_label.teachers import build_teacher
 from autoprog_mm.utils.files import write_atomically
+from tests.forked import Forked, run_script
 from tests.test_tools import load_tool
 
 ROOT = Path(__file__).parents[2]
@@ -115,11 +115,10 @@ def start(folder, tmp_path):
     groups = []
 
     def start(*args, seconds=0.):
-        log = open(tmp_path / 'log', 'w')
-        process = subprocess.Popen(
-            [sys.executable, '-W', 'ignore', str(TOOL), *map(str, args)],
-            stdout=log, stderr=log, start_new_session=True,
-            env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(folder),
+        (tmp_path / 'log').unlink(missing_ok=True)
+        process = Forked(
+            [TOOL, *args], output=tmp_path / 'log', new_session=True,
+            env={'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(folder),
                  'BATCH_SECONDS': str(seconds)})
         groups.append(process.pid)
         return process
@@ -141,11 +140,7 @@ def finish(process, tmp_path):
 def whole(jpeg_root, folder, teacher):
     """The maps of a run that nothing stopped, and what it said."""
     out = folder / 'whole'
-    args = map(str, [jpeg_root / 'train', out, *teacher])
-    done = subprocess.run(
-        [sys.executable, '-W', 'ignore', str(TOOL), *args],
-        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(folder)},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = run_script(TOOL, jpeg_root / 'train', out, *teacher)
     assert done.returncode == 0, done.stdout
     return out, done.stdout
 

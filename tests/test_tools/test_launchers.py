@@ -1,10 +1,14 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
-"""The launchers, with real processes on gloo."""
+"""The launchers, and what training processes do together, on gloo.
+
+dist_train.sh runs for real, once to the end and once into a signal. What else a
+launcher does to start processes is looked at in the command that it runs, and
+what the processes do, in forks.
+"""
+import json
 import os
 import re
 import signal
-import socket
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -12,29 +16,20 @@ from pathlib import Path
 import pytest
 
 from tests.micro import differences, load, read_record
-from tests.test_tools.test_train import EXACT, ROOT, call, dump_micro, wait_for
+from tests.ranks import TIMEOUT, TOOLS, finish_ranks, free_port, run_ranks, start_ranks
+from tests.test_tools.test_train import EXACT, call, dump_micro, wait_for
 
-TOOLS = ROOT / 'tools'
 WRAPPED = dict(model_wrapper_cfg=dict(type='mmpretrain.ElasticDistributedDataParallel'))
-TIMEOUT = 240  # seconds, for what would otherwise hang
-
-
-def free_port():
-    with socket.socket() as own:
-        own.bind(('127.0.0.1', 0))
-        return str(own.getsockname()[1])
-
-
-def environment(**variables):
-    return {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable,
-            'PYTHONWARNINGS': 'ignore', 'PORT': free_port(), **variables}
 
 
 def start(script, *args, log, **variables):
+    """Start a launcher; its output goes into a file."""
     with open(log, 'w') as file:
         return subprocess.Popen(
             [str(TOOLS / script), *map(str, args)], stdout=file, stderr=file,
-            env=environment(**variables), start_new_session=True)
+            env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable,
+                 'PYTHONWARNINGS': 'ignore', 'PORT': free_port(), **variables},
+            start_new_session=True)
 
 
 def finish(process, log):
@@ -58,7 +53,7 @@ test_dataloader, test_cfg, test_evaluator = val_dataloader, val_cfg, val_evaluat
 
 @pytest.fixture(scope='module')
 def whole(config, tmp_path_factory):
-    """An uninterrupted run of two processes."""
+    """An uninterrupted run of two processes of dist_train.sh."""
     folder = tmp_path_factory.mktemp('two')
     process = start('dist_train.sh', config, 2, '--work-dir', folder / 'run', log=folder / 'log')
     code, output = finish(process, folder / 'log')
@@ -68,133 +63,63 @@ def whole(config, tmp_path_factory):
     return folder / 'run'
 
 
-def assert_equal_ends(expected, got):
-    expected, got = (load(folder / 'epoch_8.pth') for folder in (expected, got))
+def assert_equal(expected, got, epoch=4):
+    expected, got = (load(folder / f'epoch_{epoch}.pth') for folder in (expected, got))
     for key in EXACT:
         assert differences(expected[key], got[key], key) == []
 
 
-def test_dist_test(whole, config, tmp_path):
-    process = start(
-        'dist_test.sh', config, whole / 'epoch_8.pth', 2, '--work-dir', tmp_path, '--out',
-        tmp_path / 'metrics.json', '--out-item', 'metrics', log=tmp_path / 'log')
-    code, output = finish(process, tmp_path / 'log')
-    assert code == 0, output
-    one = call('test.py', config, whole / 'epoch_8.pth', '--work-dir', tmp_path / 'one')
-    result = re.findall(r'accuracy/top1: ([\d.]+)', output)[-1]
-    assert result == re.findall(r'accuracy/top1: ([\d.]+)', one[1])[-1]
+# --------------------------------------------------------------- the launchers
+
+# In place of python or srun: writes down how it was called.
+STUB = """#!/bin/sh
+{python} -c 'import json, os, sys
+json.dump([sys.argv[1:], dict(os.environ)], open("{out}", "w"))' "$@"
+"""
 
 
-def test_two_nodes_on_loopback(whole, config, tmp_path):
-    """Two launchers of one process each do what one launcher of two does."""
-    port = free_port()
-    nodes = [
-        start('dist_train.sh', config, 1, '--work-dir', tmp_path / 'run', log=tmp_path / f'{rank}',
-              NNODES='2', NODE_RANK=str(rank), PORT=port) for rank in (0, 1)
-    ]
-    for rank, node in enumerate(nodes):
-        code, output = finish(node, tmp_path / f'{rank}')
+@pytest.fixture
+def called(tmp_path):
+    """Runs a launcher; the arguments and the environment of what it starts."""
+
+    def called(name, script, *args, **variables):
+        stub = tmp_path / name
+        stub.write_text(STUB.format(python=sys.executable, out=tmp_path / 'called.json'))
+        stub.chmod(0o755)
+        process = start(script, *args, log=tmp_path / 'log', **variables)
+        code, output = finish(process, tmp_path / 'log')
         assert code == 0, output
-    assert_equal_ends(whole, tmp_path / 'run')
+        return json.loads((tmp_path / 'called.json').read_text())
+
+    return called
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM])
-def test_signal_to_the_launcher(whole, config, tmp_path, number):
-    """Both ranks stop at the same step, and what rank 0 saves is resumed exactly."""
-    run = tmp_path / 'run'
-    process = start('dist_train.sh', config, 2, '--work-dir', run, log=tmp_path / 'log')
-    wait_for((run / 'epoch_2.pth').exists, process)
-    process.send_signal(number)
-    code, output = finish(process, tmp_path / 'log')
-    assert code != 0
-    stopped = re.findall(r'Stopped by (\w+) in (.*?)\. Saved', output)
-    assert stopped and stopped[0][0] == number.name, output
-    assert 'Traceback' not in output.split('Stopped by')[0]
-    process = start('dist_train.sh', config, 2, '--work-dir', run, '--resume', log=tmp_path / 'log')
-    code, output = finish(process, tmp_path / 'log')
-    assert code == 0, output
-    assert_equal_ends(whole, run)
+@pytest.mark.parametrize('script, before', [
+    ('train', ['config.py']), ('test', ['config.py', 'a.pth'])])
+def test_dist(script, before, called, tmp_path):
+    """On the second of two nodes; dist_train.sh itself also runs below."""
+    args, env = called(
+        'python', f'dist_{script}.sh', *before, 8, '--work-dir', 'a b', PYTHON=str(
+            tmp_path / 'python'), NNODES='2', NODE_RANK='1', MASTER_ADDR='10.0.0.1', PORT='123')
+    assert args == [
+        '-m', 'torch.distributed.run', '--nnodes=2', '--node_rank=1', '--master_addr=10.0.0.1',
+        '--master_port=123', '--nproc_per_node=8', str(TOOLS / f'{script}.py'), *before,
+        '--work-dir', 'a b', '--launcher', 'pytorch']
+    assert 'SIGUSR1' in env['PET_SIGNALS_TO_HANDLE'] and env['PET_SHUTDOWN_TIMEOUT'] == '120'
 
 
-def children(pid):
-    """Processes that a launcher has started, by rank."""
-    ranks = {}
-    for path in Path('/proc').glob('[0-9]*'):
-        try:
-            parent = int(path.joinpath('stat').read_text().rsplit(')', 1)[1].split()[1])
-            variables = path.joinpath('environ').read_bytes().split(b'\0')
-        except (OSError, IndexError):
-            continue
-        rank = [v[5:] for v in variables if v.startswith(b'RANK=')]
-        if parent == pid and rank:
-            ranks[int(rank[0])] = int(path.name)
-    return ranks
-
-
-@pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGSTOP])
-def test_rank_that_dies_or_hangs_takes_the_run_down(config, tmp_path, number):
-    run = tmp_path / 'run'
-    process = start(
-        'dist_train.sh', config, 2, '--work-dir', run, '--cfg-options',
-        'env_cfg.dist_cfg.timeout=8', log=tmp_path / 'log', PET_SHUTDOWN_TIMEOUT='3')
-    wait_for((run / 'epoch_1.pth').exists, process)
-    ranks = children(process.pid)
-    assert sorted(ranks) == [0, 1]
-    os.kill(ranks[1], number)
-    code, output = finish(process, tmp_path / 'log')
-    assert code != 0
-    message = 'exitcode *: -9' if number == signal.SIGKILL else 'lost touch|[Tt]imed out|timeout'
-    assert re.search(message, output), output
-    assert not any(Path(f'/proc/{pid}').exists() for pid in ranks.values())
-    assert load(run / 'epoch_1.pth')['meta']['epoch'] == 1
-
-
-def test_signal_to_one_rank_stops_both(whole, config, tmp_path):
-    """Slurm, or a person, may tell one process only."""
-    run = tmp_path / 'run'
-    process = start('dist_train.sh', config, 2, '--work-dir', run, log=tmp_path / 'log')
-    wait_for((run / 'epoch_1.pth').exists, process)
-    os.kill(children(process.pid)[1], signal.SIGUSR1)
-    code, output = finish(process, tmp_path / 'log')
-    assert code != 0
-    assert 'Rank 1 got SIGUSR1' in output and 'Rank 0 got' not in output.split('Stopped by')[0]
-    step = int(re.search(r'Stopped by SIGUSR1 in epoch \d+, after step (\d+)', output)[1])
-    assert load(run / f'iter_{step}.pth')['meta']['iter'] == step
-
-
-FAKE_SRUN = '''#!{python}
-# Starts as many processes as Slurm would, on this machine.
-import os, subprocess, sys
-args = sys.argv[1:]
-options = [a for a in args if a.startswith('-')]
-number = int(next(a for a in args if a.startswith('--ntasks=')).split('=')[1])
-command = args[args.index({python!r}):]
-assert '--signal=USR1@120' in args and '--kill-on-bad-exit=1' in args
-processes = [subprocess.Popen(command, env=dict(
-    os.environ, SLURM_PROCID=str(rank), SLURM_NTASKS=str(number), SLURM_LOCALID=str(rank),
-    SLURM_NODELIST='node[1-2]')) for rank in range(number)]
-sys.exit(max(process.wait() for process in processes))
-'''
-FAKE_SCONTROL = '''#!{python}
-import sys
-assert sys.argv[1:] == ['show', 'hostnames', 'node[1-2]']
-print('127.0.0.1', 'elsewhere', sep='\\n')
-'''
-
-
-def test_slurm(whole, config, tmp_path):
-    for name, text in (('srun', FAKE_SRUN), ('scontrol', FAKE_SCONTROL)):
-        path = tmp_path / name
-        path.write_text(text.format(python=sys.executable))
-        path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    process = start(
-        'slurm_train.sh', 'debug', 'micro', config, tmp_path / 'run', log=tmp_path / 'log',
-        PATH=f'{tmp_path}{os.pathsep}{os.environ["PATH"]}', GPUS='0', NTASKS='2',
-        MASTER_PORT=free_port())
-    code, output = finish(process, tmp_path / 'log')
-    assert code == 0, output
-    assert 'rank 0 of 2' in output
-    assert_equal_ends(whole, tmp_path / 'run')
+def test_slurm(called, tmp_path):
+    args, _ = called(
+        'srun', 'slurm_train.sh', 'debug', 'micro', 'config.py', 'run', '--resume', GPUS='0',
+        NTASKS='2', PATH=f'{tmp_path}{os.pathsep}{os.environ["PATH"]}')
+    assert args == [
+        '-p', 'debug', '--job-name=micro', '--ntasks=2', '--cpus-per-task=5',
+        '--kill-on-bad-exit=1', '--signal=USR1@120', sys.executable, '-u', str(TOOLS / 'train.py'),
+        'config.py', '--work-dir', 'run', '--resume', '--launcher', 'slurm']
+    args, _ = called(
+        'srun', 'slurm_train.sh', 'debug', 'micro', 'config.py', 'run', GPUS='16',
+        PATH=f'{tmp_path}{os.pathsep}{os.environ["PATH"]}')
+    assert args[3:6] == ['--gres=gpu:8', '--ntasks=16', '--ntasks-per-node=8']
 
 
 @pytest.mark.parametrize('script, args', [
@@ -206,9 +131,94 @@ def test_usage(tmp_path, script, args):
     assert output.startswith('usage:') and script in output
 
 
+def test_signal_to_the_launcher(whole, config, tmp_path):
+    """Both ranks stop at the same step, and what rank 0 saves is resumed exactly."""
+    run = tmp_path / 'run'
+    process = start('dist_train.sh', config, 2, '--work-dir', run, log=tmp_path / 'log')
+    wait_for((run / 'epoch_2.pth').exists, process)
+    process.send_signal(signal.SIGTERM)
+    code, output = finish(process, tmp_path / 'log')
+    assert code != 0
+    stopped = re.findall(r'Stopped by (\w+) in (.*?)\. Saved', output)
+    assert stopped and stopped[0][0] == 'SIGTERM', output
+    assert 'Traceback' not in output.split('Stopped by')[0]
+    run_ranks('train.py', config, '--work-dir', run, '--resume', folder=tmp_path)
+    assert_equal(whole, run)
+
+
+# --------------------------------------------------------------- the processes
+
+
+def test_test_of_two_ranks(whole, config, tmp_path):
+    args = 'test.py', config, whole / 'epoch_4.pth', '--work-dir'
+    results = [
+        re.findall(r'accuracy/top1: ([\d.]+)', output)[-1] for output in (
+            run_ranks(*args, tmp_path / 'two', folder=tmp_path), call(*args, tmp_path / 'one')[1])]
+    assert results[0] == results[1]
+
+
+FAKE_SCONTROL = '''#!{python}
+import sys
+assert sys.argv[1:] == ['show', 'hostnames', 'node[1-2]']
+print('127.0.0.1', 'elsewhere', sep='\\n')
+'''
+
+
+@pytest.mark.parametrize('launcher', ['two nodes', 'slurm'])
+def test_other_launches_take_the_same_steps(launcher, whole, config, tmp_path, monkeypatch):
+    """One process on each of two nodes, and two that Slurm has started: their first epoch."""
+    options = dict(nodes=2)
+    if launcher == 'slurm':
+        scontrol = tmp_path / 'scontrol'
+        scontrol.write_text(FAKE_SCONTROL.format(python=sys.executable))
+        scontrol.chmod(0o755)
+        monkeypatch.setenv('PATH', f'{tmp_path}{os.pathsep}{os.environ["PATH"]}')
+        options = dict(
+            launcher='slurm', names=dict(
+                rank='SLURM_PROCID', size='SLURM_NTASKS', local='SLURM_LOCALID'),
+            env=dict(SLURM_NODELIST='node[1-2]'))
+    ranks = start_ranks('train.py', config, '--work-dir', tmp_path / 'run', folder=tmp_path,
+                        **options)
+    wait_for((tmp_path / 'run' / 'epoch_1.pth').exists, ranks[0])
+    for rank in ranks:
+        rank.send_signal(signal.SIGKILL)
+    assert 'rank 0 of 2' in finish_ranks(ranks)[0][1]
+    assert_equal(whole, tmp_path / 'run', epoch=1)
+
+
+@pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGSTOP])
+def test_rank_that_dies_or_hangs_takes_the_other_down(config, tmp_path, number):
+    run = tmp_path / 'run'
+    ranks = start_ranks('train.py', config, '--work-dir', run, '--cfg-options',
+                        'env_cfg.dist_cfg.timeout=8', folder=tmp_path)
+    wait_for((run / 'epoch_1.pth').exists, ranks[0])
+    ranks[1].send_signal(number)
+    (code, output), = finish_ranks(ranks[:1])
+    ranks[1].send_signal(signal.SIGKILL)
+    assert finish_ranks(ranks[1:])[0][0] == -signal.SIGKILL
+    assert code not in (0, -signal.SIGKILL), output
+    if number == signal.SIGSTOP:
+        assert re.search('[Tt]imed out|timeout', output), output
+    assert load(run / 'epoch_1.pth')['meta']['epoch'] == 1
+
+
+def test_signal_to_one_rank_stops_both(config, tmp_path):
+    """Slurm, or a person, may tell one process only."""
+    run = tmp_path / 'run'
+    ranks = start_ranks('train.py', config, '--work-dir', run, folder=tmp_path)
+    wait_for((run / 'epoch_1.pth').exists, ranks[0])
+    ranks[1].send_signal(signal.SIGUSR1)
+    (first, output), (second, other) = finish_ranks(ranks)
+    assert first == second == 128 + signal.SIGUSR1
+    assert 'Rank 1 got SIGUSR1' in output + other
+    assert 'Rank 0 got' not in output.split('Stopped by')[0]
+    step = int(re.search(r'Stopped by SIGUSR1 in epoch \d+, after step (\d+)', output)[1])
+    assert load(run / f'iter_{step}.pth')['meta']['iter'] == step
+
+
 def test_slurm_without_srun(config, tmp_path):
     status, output = call('train.py', config, '--work-dir', tmp_path, '--launcher', 'slurm')
-    assert status != 0
+    assert status == 2
     assert '--launcher slurm needs SLURM_PROCID' in output.strip().splitlines()[-1]
 
 
@@ -249,7 +259,7 @@ class Double(Hook):
 '''
 
 
-def test_two_ranks_and_one_take_the_same_steps(jpeg_root, tmp_path):
+def test_two_ranks_and_one_take_the_same_steps(jpeg_root, tmp_path, monkeypatch):
     """In float64 without augmentation: the same losses, decisions and growth."""
     options = dict(
         model__train_cfg=None, model__backbone__drop_path_rate=0.,
@@ -262,6 +272,7 @@ def test_two_ranks_and_one_take_the_same_steps(jpeg_root, tmp_path):
             dict(type='PackInputs'),
         ])
     (tmp_path / 'double.py').write_text(DOUBLE)
+    monkeypatch.syspath_prepend(tmp_path)
     results = {}
     for ranks in (1, 2):
         folder = tmp_path / f'config_{ranks}'
@@ -272,14 +283,11 @@ def test_two_ranks_and_one_take_the_same_steps(jpeg_root, tmp_path):
 custom_hooks.append(dict(type='Double'))
 custom_imports['imports'].append('double')
 ''')
-        log = tmp_path / f'log_{ranks}'
-        process = start('dist_train.sh', path, ranks, '--work-dir', tmp_path / f'run_{ranks}',
-                        log=log, PYTHONPATH=str(tmp_path))
-        code, output = finish(process, log)
-        assert code == 0, output
+        run_ranks('train.py', path, '--work-dir', tmp_path / f'run_{ranks}', folder=folder,
+                  number=ranks)
         results[ranks] = load(tmp_path / f'run_{ranks}' / 'losses.pth')
     one, two = results[1], results[2]
-    assert len(one) == len(two) == 8 * 3
+    assert len(one) == len(two) == 4 * 3
     assert max(abs(a - b) for a, b in zip(one, two)) < 1e-8
     assert len(set(one)) == len(one)
     records = [read_record(tmp_path / f'run_{ranks}') for ranks in (1, 2)]

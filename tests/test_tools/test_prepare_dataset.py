@@ -5,7 +5,6 @@ import autoprog_mm  # noqa: F401  isort: skip  (before anything that imports tor
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from mmpretrain.datasets import CustomDataset
 
+from tests.forked import Forked
 from tests.test_tools import load_tool
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'prepare_dataset.py'
@@ -159,9 +159,7 @@ def test_stops_and_goes_on(number, tmp_path, call):
     for index in range(1, NUM_LINKS):
         os.link(source / '0.JPEG', source / f'{index}.JPEG')
     args = list(map(str, [source, target, '--short-side', 32, '--processes', 2]))
-    with open(tmp_path / 'log', 'w') as log:
-        process = subprocess.Popen([sys.executable, '-W', 'ignore', str(TOOL), *args],
-                                   stdout=log, stderr=log, start_new_session=True)
+    process = Forked([TOOL, *args], output=tmp_path / 'log', new_session=True)
     try:
         while not list(target.glob('*.JPEG')):
             assert process.poll() is None, (tmp_path / 'log').read_text()

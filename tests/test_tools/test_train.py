@@ -1,9 +1,8 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
-"""The command-line tools, each in a process of its own as a user runs them."""
+"""tools/train.py and tools/test.py as a user runs them, in processes of their own."""
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,43 +12,41 @@ import torch
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
 
+from tests.forked import Forked, run_script
 from tests.micro import (
     differences,
     load,
     micro_config,
+    quietly,
     read_record,
     volo_options,
     write_label_maps,
 )
+from tests.ranks import run_ranks
+from tests.test_tools import run_tool
 
 ROOT = Path(__file__).parents[2]
 SEARCH = dict(type='OneShotSearch', epochs=1, eval_batches=2, evals=(2, 1), cost='flops')
 EXACT = ('state_dict', 'online_state_dict', 'optimizer', 'param_schedulers')
 
 
-def command(tool, *args):
-    return [sys.executable, '-W', 'ignore', str(ROOT / 'tools' / tool), *map(str, args)]
-
-
 def call(tool, *args, cwd=None):
-    done = subprocess.run(
-        command(tool, *args),
-        cwd=cwd,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True)
+    """Run a tool to its end: exit status and output."""
+    with quietly():
+        done = run_script(ROOT / 'tools' / tool, *args, cwd=cwd)
     return done.returncode, done.stdout
 
 
 def dump_micro(jpeg_root, folder, **options):
-    """A micro config as a file; its work directory is given when it is run."""
+    """A micro config of four epochs as a file; its work directory is given when it is run."""
+    options = dict(train_cfg__max_epochs=4, param_scheduler__1__end=4, **options)
     cfg = micro_config(jpeg_root, folder, SEARCH, **options)
     cfg.pop('work_dir')
     cfg.pop('experiment_name')
     cfg.custom_imports = dict(imports=['autoprog_mm'])
     path = folder / 'micro.py'
-    cfg.dump(path)
+    with quietly():
+        cfg.dump(path)
     return path
 
 
@@ -65,8 +62,8 @@ def test_imagenet_config_from_search_to_stock_model(jpeg_root, tmp_path):
         f'train_dataloader.dataset.data_root={jpeg_root}',
         f'val_dataloader.dataset.data_root={jpeg_root}',
         f'test_dataloader.dataset.data_root={jpeg_root}', 'train_dataloader.batch_size=2',
-        'train_dataloader.num_workers=1', 'val_dataloader.num_workers=1',
-        'val_dataloader.batch_size=8', 'train_dataloader.dataset.indices=4',
+        'train_dataloader.num_workers=0', 'val_dataloader.num_workers=0',
+        'val_dataloader.batch_size=8', 'train_dataloader.dataset.indices=2',
         'val_dataloader.dataset.indices=8', 'test_dataloader.dataset.indices=8',
         'train_cfg.max_epochs=4', 'param_scheduler.0.end=1', 'param_scheduler.1.begin=1',
         'param_scheduler.1.end=4', 'custom_hooks.0.search.epochs=1',
@@ -114,32 +111,30 @@ def test_imagenet_config_from_search_to_stock_model(jpeg_root, tmp_path):
 
 
 def test_interrupted_and_killed_runs_resume_exactly(jpeg_root, tmp_path):
-    config = dump_micro(jpeg_root, tmp_path)
+    config = dump_micro(jpeg_root, tmp_path, workers=1)
     status, output = call('train.py', config, '--work-dir', tmp_path / 'whole')
     assert status == 0, output
 
     broken = tmp_path / 'broken'
-    for epoch, how, code in ((1, signal.SIGINT, 130), (4, signal.SIGKILL, -9)):
-        args = command('train.py', config, '--work-dir', broken, '--resume')
-        with open(tmp_path / 'log', 'w') as log:
-            process = subprocess.Popen(
-                args, stdout=log, stderr=log, env={**os.environ, 'OMP_NUM_THREADS': '1'},
-                start_new_session=True)
+    for epoch, how, code in ((1, signal.SIGINT, 130), (2, signal.SIGKILL, -9)):
+        with quietly():
+            process = Forked([ROOT / 'tools/train.py', config, '--work-dir', broken, '--resume'],
+                             output=tmp_path / f'log{epoch}', new_session=True)
         wait_for((broken / f'epoch_{epoch}.pth').exists, process)
         # To all of its processes, workers too, as a terminal or a scheduler sends it.
         os.killpg(process.pid, how)
-        assert process.wait() == code, (tmp_path / 'log').read_text()
-        assert 'Traceback' not in (tmp_path / 'log').read_text()
+        assert process.wait() == code, process.output
+        assert 'Traceback' not in process.output
     status, output = call('train.py', config, '--work-dir', broken, '--resume')
     assert status == 0, output
     assert 'resumed epoch' in output
 
-    expected, got = (load(tmp_path / name / 'epoch_8.pth') for name in ('whole', 'broken'))
+    expected, got = (load(tmp_path / name / 'epoch_4.pth') for name in ('whole', 'broken'))
     for key in EXACT:
         assert differences(expected[key], got[key], key) == []
 
 
-def test_two_processes_stay_equal(jpeg_root, tmp_path):
+def test_two_processes_stay_equal(jpeg_root, tmp_path, monkeypatch):
     """Two ranks on gloo search, grow and end with one record and one model.
 
     With VOLO, which has buffers and dense losses, too; for DeiT test_launchers.py
@@ -178,17 +173,10 @@ class DumpRank(Hook):
             gradients=[p.grad is not None for p in runner.model.parameters()]),
             os.path.join(runner.work_dir, f'rank{get_rank()}_epoch{runner.epoch + 1}.pth'))
 ''')
-    done = subprocess.run([
-        sys.executable, '-W', 'ignore', '-m', 'torch.distributed.run', '--nproc_per_node=2',
-        '--master_addr=127.0.0.1', '--master_port=29614',
-        str(ROOT / 'tools' / 'train.py'),
-        str(config), '--work-dir',
-        str(tmp_path / 'run'), '--launcher', 'pytorch'
-    ], env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(tmp_path)},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=240)
-    assert done.returncode == 0, done.stdout
+    monkeypatch.syspath_prepend(tmp_path)
+    run_ranks('train.py', config, '--work-dir', tmp_path / 'run', folder=tmp_path)
     assert read_record(tmp_path / 'run')['finished']
-    for epoch in range(1, 9):
+    for epoch in range(1, 5):
         first, second = (load(tmp_path / 'run' / f'rank{rank}_epoch{epoch}.pth')
                          for rank in (0, 1))
         assert differences(first, second) == []
@@ -202,14 +190,14 @@ BAD_DATA = {
 
 
 @pytest.mark.parametrize('name', BAD_DATA)
-def test_missing_data_gets_a_clear_error(tmp_path, name):
+def test_missing_data_gets_a_clear_error(tmp_path, name, capsys):
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'hollow' / 'train' / 'a').mkdir(parents=True)
     folder, key, message = BAD_DATA[name]
-    status, output = call('train.py', ROOT / 'configs' / 'prog' / 'deit-s_prog_in1k.py',
-                          '--work-dir', tmp_path / 'run', '--cfg-options',
-                          f'train_dataloader.dataset.data_root={tmp_path / folder}')
-    assert status == 2 and 'Traceback' not in output
-    last = output.strip().splitlines()[-1]
-    assert last.startswith('ValueError') and key in last and message in last
+    assert run_tool(
+        ROOT / 'tools' / 'train.py', ROOT / 'configs' / 'prog' / 'deit-s_prog_in1k.py',
+        '--work-dir', tmp_path / 'run', '--cfg-options',
+        f'train_dataloader.dataset.data_root={tmp_path / folder}') == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith('train.py: error: ') and key in last and message in last
     assert '--cfg-options' in last
