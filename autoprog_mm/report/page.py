@@ -51,7 +51,7 @@ def build_page(run: Run, baseline: Optional[Run] = None) -> str:
 def _template() -> Template:
     environment = Environment(
         loader=PackageLoader(__package__), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True)
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     return environment.get_template('page.html.jinja')
 
 

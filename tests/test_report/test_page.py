@@ -215,7 +215,7 @@ def large_run(folder):
                  loss=6.5 - 0.01 * depth + 0.1 * rng.rand(), losses=[], score=1.,
                  chosen=(depth, size) == (9, 176)) for depth, size in pairs
         ]
-        search = dict(epochs=2, w=0.02, candidates=candidates) if index < 3 else None
+        search = dict(epochs=2, w=0.02, candidates=candidates) if index < 2 else None
         stages.append(stage(index, 25 * index, 25 * (index + 1), 6 + 2 * index, 128 + 32 * index,
                             (900., 9000. + 3000 * index, 500., 3., 400.),
                             'MoGrow' if index else None, search=search))
@@ -262,7 +262,7 @@ def test_in_a_browser(kind, width, dark, request, pair, tmp_path):
     seen = look_at(page, tmp_path, width, dark)
     assert seen['requests'] == [] and seen['refused'] == []
     assert seen['scrollWidth'] <= seen['width']  # only pictures and tables scroll, in their boxes
-    assert len(seen['pictures']) == 3 + (3 if kind == 'large' else 1)
+    assert len(seen['pictures']) == 3 + (2 if kind == 'large' else 1)
     light = contrast(seen['page'], 'rgb(255, 255, 255)')
     assert light > 10 if dark else light == 1
     for picture in seen['pictures']:

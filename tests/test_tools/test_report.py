@@ -22,18 +22,19 @@ class Stop(Hook):
     """Ends a run before its end, as a kill does."""
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
-        if (runner.epoch, batch_idx) == (1, 3):
+        if (runner.epoch, batch_idx) == (1, 2):
             raise KeyboardInterrupt
 
 
 @pytest.fixture(scope='module')
 def trained(jpeg_root, tmp_path_factory):
-    """Work directories of short runs."""
+    """Work directories of short runs, of three steps an epoch."""
     root = tmp_path_factory.mktemp('runs')
 
     def train(name, *hooks, search=None, num_stages=2, max_epochs=3, **options):
         cfg = micro_config(
             jpeg_root, root / name, search, train_cfg__max_epochs=max_epochs,
+            train_dataloader__dataset__indices=24, val_dataloader__dataset__indices=8,
             log_processor=dict(type='AutoProgLogProcessor'), **options)
         cfg.custom_hooks[0].num_stages = num_stages
         cfg.default_hooks.pop('checkpoint')
