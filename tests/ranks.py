@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import List, Mapping, Optional, Sequence, Tuple
 
 from tests.forked import Forked
-from tests.micro import quietly
 
 TOOLS = Path(__file__).parents[1] / 'tools'
 # What a launcher says to each process: the names of torchrun.
@@ -42,14 +41,13 @@ def start_ranks(tool: str,
         env (dict, optional): Further ones. Defaults to None.
     """
     port = free_port()
-    with quietly():
-        return [
-            Forked([TOOLS / tool, *args, '--launcher', launcher], env={
-                names['rank']: str(rank), names['size']: str(number),
-                names['local']: str(rank // nodes), 'MASTER_ADDR': '127.0.0.1',
-                'MASTER_PORT': port, **(env or {})}, output=folder / f'log{rank}')
-            for rank in range(number)
-        ]
+    return [
+        Forked([TOOLS / tool, *args, '--launcher', launcher], env={
+            names['rank']: str(rank), names['size']: str(number),
+            names['local']: str(rank // nodes), 'MASTER_ADDR': '127.0.0.1',
+            'MASTER_PORT': port, **(env or {})}, output=folder / f'log{rank}')
+        for rank in range(number)
+    ]
 
 
 def finish_ranks(ranks: Sequence[Forked]) -> List[Tuple[int, str]]:

@@ -20,7 +20,7 @@ SEARCHES['near'] = dict(SEARCHES[1], first_stage=1, max_lag=0, reduction='last',
 SEARCH = SEARCHES[1]
 EVERY_STEP = dict(
     default_hooks__checkpoint__by_epoch=False, default_hooks__checkpoint__interval=1)
-EXACT = ('state_dict', 'online_state_dict', 'optimizer', 'param_schedulers', 'run_guard')
+EXACT = ('state_dict', 'online_state_dict', 'optimizer', 'param_schedulers')
 
 
 class StopError(Exception):

@@ -17,7 +17,6 @@ from tests.micro import (
     differences,
     load,
     micro_config,
-    quietly,
     read_record,
     volo_options,
     write_label_maps,
@@ -32,8 +31,7 @@ EXACT = ('state_dict', 'online_state_dict', 'optimizer', 'param_schedulers')
 
 def call(tool, *args, cwd=None):
     """Run a tool to its end: exit status and output."""
-    with quietly():
-        done = run_script(ROOT / 'tools' / tool, *args, cwd=cwd)
+    done = run_script(ROOT / 'tools' / tool, *args, cwd=cwd)
     return done.returncode, done.stdout
 
 
@@ -45,8 +43,7 @@ def dump_micro(jpeg_root, folder, **options):
     cfg.pop('experiment_name')
     cfg.custom_imports = dict(imports=['autoprog_mm'])
     path = folder / 'micro.py'
-    with quietly():
-        cfg.dump(path)
+    cfg.dump(path)
     return path
 
 
@@ -117,9 +114,8 @@ def test_interrupted_and_killed_runs_resume_exactly(jpeg_root, tmp_path):
 
     broken = tmp_path / 'broken'
     for epoch, how, code in ((1, signal.SIGINT, 130), (2, signal.SIGKILL, -9)):
-        with quietly():
-            process = Forked([ROOT / 'tools/train.py', config, '--work-dir', broken, '--resume'],
-                             output=tmp_path / f'log{epoch}', new_session=True)
+        process = Forked([ROOT / 'tools/train.py', config, '--work-dir', broken, '--resume'],
+                         output=tmp_path / f'log{epoch}', new_session=True)
         wait_for((broken / f'epoch_{epoch}.pth').exists, process)
         # To all of its processes, workers too, as a terminal or a scheduler sends it.
         os.killpg(process.pid, how)

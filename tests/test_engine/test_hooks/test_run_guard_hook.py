@@ -12,7 +12,8 @@ from mmengine.hooks import Hook
 
 from autoprog_mm.engine import RunGuardHook
 from tests.micro import STEPS, differences, load, micro_config, run
-from tests.test_engine.short_runs import EXACT, assert_same_state, resumed, run_until
+from tests.test_engine.resuming import EXACT, assert_same_state
+from tests.test_engine.short_runs import resumed, run_until
 
 SEARCH = dict(type='OneShotSearch', epochs=1, eval_batches=2, evals=(2, 1), cost='flops')
 
