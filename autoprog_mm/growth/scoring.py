@@ -10,6 +10,8 @@ from .subnet import Subnet
 
 # Scores closer than this, relatively, are a tie: rounding must not decide.
 _TIE = 1e-9
+# Steps of a candidate that count when a search measures costs by time.
+TIMED_STEPS = 5
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,11 @@ from ..utils.checks import check_int, check_number
 from ..utils.errors import UserError
 from .probe import labelled_batches, mean_losses, time_candidates
 from .schedule import Stage
-from .scoring import SearchBounds, candidate_rows, choose, evaluation_steps
+from .scoring import TIMED_STEPS, SearchBounds, candidate_rows, choose, evaluation_steps
 from .subnet import Subnet
 
 COSTS = ('time', 'flops')
 REDUCTIONS = ('mean', 'last')
-_TIMED_STEPS = 5
 
 
 @TASK_UTILS.register_module()
@@ -284,7 +283,7 @@ class OneShotSearch:
         """
         flops = [model.backbone.flops(candidate) for candidate in self.candidates]
         times = None if self.cost == 'flops' else time_candidates(
-            model, optim_wrapper, self.candidates, self._batches[0], _TIMED_STEPS)
+            model, optim_wrapper, self.candidates, self._batches[0], TIMED_STEPS)
         losses = [history[-1] if self.reduction == 'last' else sum(history) / len(history)
                   for history in self.losses]
         index, self.w = choose(times or flops, losses, self.w, self.min_w)

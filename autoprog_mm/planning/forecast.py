@@ -4,13 +4,11 @@ from functools import lru_cache
 from typing import Callable, List, NamedTuple, Optional, Sequence
 
 from ..growth.schedule import Stage
-from ..growth.scoring import evaluation_steps, stage_candidates
+from ..growth.scoring import TIMED_STEPS, evaluation_steps, stage_candidates
 from ..growth.subnet import Subnet
 
 # The forward pass's share of a training step; the rest is the two gradients.
 FORWARD_SHARE = 1 / 3
-# Steps of each candidate when a search measures costs: one that warms up, five that count.
-_TIMED_STEPS = 6
 
 
 class Range(NamedTuple):
@@ -132,5 +130,5 @@ class Forecast:
             evaluations += 1  # the one at the start
         passes = evaluations * min(search.eval_batches, self.steps_per_epoch) * FORWARD_SHARE
         if search.cost == 'time':
-            passes += _TIMED_STEPS
+            passes += 1 + TIMED_STEPS  # one warms up
         return passes * sum(map(self.step, candidates))

@@ -14,9 +14,12 @@ from tests.micro import STAGES, micro_config, volo_options
 SMALL, MIDDLE, FULL = Subnet(2, 16), Subnet(3, 24), Subnet(4, 32)
 
 
-def config(tmp_path, search=None, **options):
-    """Of data that aren't there."""
-    return micro_config(tmp_path / 'nowhere', tmp_path / 'never', search, **options)
+def config(tmp_path, search=None, limit=None, **options):
+    """Of data that aren't there, with so many images in memory at once."""
+    cfg = micro_config(tmp_path / 'nowhere', tmp_path / 'never', search, **options)
+    if limit is not None:
+        cfg.custom_hooks.append(dict(type='MicroBatchHook', max_batch_per_step=limit))
+    return cfg
 
 
 def test_manual_schedule(tmp_path):
@@ -81,7 +84,7 @@ def test_measured(tmp_path, monkeypatch, limit, asked, notes):
 
     monkeypatch.setattr(plan_module, 'probe_steps', probe)
     plan = make_plan(config(tmp_path, train_dataloader__batch_size=6,
-                            custom_hooks__0__max_batch_per_step=limit), samples=48, measure=True)
+                            limit=limit), samples=48, measure=True)
     assert sizes == [asked]
     # Two epochs of 8 steps each of 2x16, 3x24, 3x24 and 4x32: 2, 4.5, 4.5 and 8 seconds.
     assert plan.seconds == pytest.approx([16 * 19] * 2)
@@ -105,7 +108,7 @@ def test_memory_follows_the_stage_and_the_limit(tmp_path):
         plan = make_plan(config(tmp_path, train_dataloader__batch_size=16, **options))
         return [plan.subnets[subnet].memory for subnet in (SMALL, MIDDLE, FULL)]
 
-    free, limited = memory(), memory(custom_hooks__0__max_batch_per_step=8)
+    free, limited = memory(), memory(limit=8)
     assert free == sorted(free)
     # In parts of 8 in the full network; in the first stage all 16 fit, as before.
     assert limited[0] == free[0] and limited[2] < free[2]
