@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import List, Mapping, Optional
 
 import torch.nn as nn
-from mmengine.hooks import EMAHook
+from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop
@@ -129,13 +129,20 @@ def find_backbone(model: nn.Module) -> ElasticBackbone:
 
 
 def _check_hooks(runner) -> None:
-    kinds = {name: HOOKS.get(f'mmpretrain.{name}') for name in ('CompileHook', 'MoGrowEMAHook')}
+    """Refuse hooks that do not go with growth, and keys that nobody would look at."""
+    names = ('CompileHook', 'MoGrowEMAHook', 'SafeCheckpointHook')
+    compiles, averages, saves = (HOOKS.get(f'mmpretrain.{name}') for name in names)
     for hook in runner.hooks:
-        if isinstance(hook, EMAHook) and not isinstance(hook, kinds['MoGrowEMAHook']):
+        if isinstance(hook, EMAHook) and not isinstance(hook, averages):
             raise UserError(
                 f'{type(hook).__name__} would average what sleeps, and knows nothing of '
                 'growth. Use MoGrowEMAHook in its place.')
-    if any(isinstance(hook, kinds['CompileHook']) for hook in runner.hooks):
+        if isinstance(hook, CheckpointHook) and not isinstance(hook, saves):
+            raise UserError(
+                f'{type(hook).__name__} saves objects that torch.load refuses, so that a run with '
+                "AutoProgHook could not be resumed. Set default_hooks.checkpoint="
+                "dict(type='SafeCheckpointHook'), or None for no checkpoints.")
+    if any(isinstance(hook, compiles) for hook in runner.hooks):
         return
     for key, value in (('compile', runner.cfg.get('compile')),
                        ('env_cfg.float32_matmul_precision',

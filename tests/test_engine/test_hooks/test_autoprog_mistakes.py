@@ -169,6 +169,9 @@ TOGETHER = {
             type='ClsDataPreprocessor')), r'ElasticDataPreprocessor.*ClsDataPreprocessor'),
     'stock EMA beside growth': (lambda cfg: cfg.custom_hooks.append(dict(type='EMAHook')),
                                 'EMAHook.*MoGrowEMAHook in its place'),
+    'stock checkpoints': (
+        lambda cfg: setattr(cfg.default_hooks, 'checkpoint', dict(type='CheckpointHook')),
+        r"CheckpointHook saves objects.*checkpoint=dict\(type='SafeCheckpointHook'\)"),
     'compile without its hook': (
         lambda cfg: (cfg.default_hooks.pop('compile'), setattr(cfg, 'compile', True)),
         r"compile \(True\) needs dict\(type='CompileHook'\)"),
