@@ -1,0 +1,1 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
