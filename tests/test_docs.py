@@ -17,6 +17,7 @@ from mmengine.config import Config
 
 from autoprog_mm import Subnet, engine
 from autoprog_mm.growth.schedule import Stage
+from autoprog_mm.growth.scoring import candidate_rows
 from autoprog_mm.growth.search import OneShotSearch
 from autoprog_mm.record.ledger import ACCOUNTS, SCHEMA, Ledger
 from autoprog_mm.registry import GROWTH_OPERATORS
@@ -251,6 +252,12 @@ def test_python_compiles_and_its_imports_work(page):
                     [resolve(f'{node.module}.{alias.name}') for alias in node.names]
 
 
+def test_a_bare_model_grows():
+    names = {}
+    exec(blocks(ROOT / 'docs/how_it_works.md', 'python')[0], names)
+    assert names['backbone'].awake_subnet == Subnet(8, 160)
+
+
 @EACH_PAGE
 def test_names_exist(page):
     for span in spans(page):
@@ -294,8 +301,9 @@ def rows(text, header):
 def test_options_and_defaults(title, kind, complete):
     signature = {name: parameter.default for name, parameter in
                  inspect.signature(kind.__init__).parameters.items()
-                 if name != 'self' and parameter.kind == parameter.POSITIONAL_OR_KEYWORD
-                 or parameter.kind == parameter.KEYWORD_ONLY}
+                 if (name != 'self' and parameter.kind == parameter.POSITIONAL_OR_KEYWORD
+                     or parameter.kind == parameter.KEYWORD_ONLY)
+                 and parameter.annotation is not None}  # one that has moved takes None only
     documented = {}
     for name, default, _ in rows(section(title), '| option | default | what |'):
         documented[name.strip('`')] = default.strip('`')
@@ -305,6 +313,12 @@ def test_options_and_defaults(title, kind, complete):
         # A mutable default stands in the docstring.
         assert eval(default) == signature[name] or signature[name] is None and \
             f'Defaults to ``{default}``' in kind.__doc__, name
+
+
+def test_hooks():
+    names = [name.strip('`') for name, _, _ in
+             rows(section('Hooks at a glance'), '| hook | what it does | options |')]
+    assert sorted(names) == sorted(name for name in engine.__all__ if name.endswith('Hook'))
 
 
 def test_operators():
@@ -323,9 +337,11 @@ def test_schema_of_the_record():
         return {key for cells in rows(part, '| key | what |')
                 for key in re.findall(r'`(\w+)`', cells[0])}
 
-    record, stage = text.split('A stage:')
+    record, stage, candidate = re.split('A stage:|A candidate:', text)
     assert keys(record) == set(ledger.record())
     assert keys(stage) == set(ledger.stages[0])
+    rows_of_search = candidate_rows([Subnet(4, 32)], None, [1.], [[1.]], [1.], 0., 0)
+    assert keys(candidate) == set(rows_of_search[0])
     seconds = next(what for key, what in rows(stage, '| key | what |') if key == '`seconds`')
     assert set(re.findall(r'`(\w+)`', seconds)) == set(ACCOUNTS)
 

@@ -5,7 +5,7 @@
 #
 # Paper:    AutoProg (arXiv 2203.14509)
 # Command:  python tools/train.py configs/autoprog/volo-micro_mnist5k.py
-# Figures:  in README.md, for 2 CPU cores
+# Figures:  in docs/results.md, for 2 CPU cores
 _base_ = '../baseline/volo-micro_baseline_mnist5k.py'
 
 custom_hooks = [

@@ -1,7 +1,7 @@
 # The baseline of `make demo`: DeiT-micro on 5,000 MNIST digits, without growth.
 #
 # Command:  python tools/train.py configs/baseline/deit-micro_baseline_mnist5k.py
-# Figures:  in README.md, for 2 CPU cores
+# Figures:  in docs/results.md, for 2 CPU cores
 _base_ = [
     '../_base_/models/deit-micro.py',
     '../_base_/datasets/mnist5k_progressive.py',

@@ -2,7 +2,7 @@
 # ../autoprog/volo-micro_mnist5k.py.
 #
 # Command:  python tools/train.py configs/baseline/volo-micro_baseline_mnist5k.py
-# Figures:  in README.md, for 2 CPU cores
+# Figures:  in docs/results.md, for 2 CPU cores
 _base_ = [
     '../_base_/models/volo-micro.py',
     '../_base_/datasets/mnist5k_progressive_48.py',
