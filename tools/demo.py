@@ -7,6 +7,7 @@ accuracy over time.
 """
 import argparse
 import os.path as osp
+import re
 import subprocess
 import sys
 from typing import Dict, List
@@ -24,8 +25,8 @@ CONFIGS = {
     'baseline': 'configs/baseline/deit-micro_baseline_mnist5k.py',
     'autoprog': 'configs/autoprog/deit-micro_mnist5k.py',
 }
-# Lines of a run's log that are shown begin with one of these.
-SHOWN = ('Stage ', 'Search of', '  depth ', 'Epoch(val)')
+# Lines of a run's log that are shown; the third are candidates of a search.
+SHOWN = re.compile(r'Stage |Grew |Search of | +\d+x\d+  loss |Epoch\(val\)')
 
 
 def parse_args() -> argparse.Namespace:
@@ -51,7 +52,7 @@ def train(name: str, config: str, work_dir: str, seed: int) -> None:
     for line in process.stdout:
         tail = tail[-30:] + [line]
         text = line.split(' - INFO - ')[-1].rstrip()
-        if text.startswith(SHOWN):
+        if SHOWN.match(text):
             print(text, flush=True)
     if process.wait() != 0:
         raise SystemExit(f'{"".join(tail)}\n{name} failed; the end of its log is above.')

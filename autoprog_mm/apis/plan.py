@@ -12,8 +12,8 @@ from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 
 from ..datasets.seeded import batch_size_of
-from ..engine.accumulation import num_parts
 from ..engine.hooks import AutoProgHook, MicroBatchHook
+from ..engine.micro_batches import num_parts
 from ..growth.probe import probe_steps
 from ..growth.schedule import Stage
 from ..growth.scoring import stage_choices

@@ -15,7 +15,7 @@ from .stage_inputs import StageInputs
 CHECKED_BATCHES = 4
 
 
-class Growth(NamedTuple):
+class GrowthResult(NamedTuple):
     """What a growth has done.
 
     Args:
@@ -55,7 +55,7 @@ class Grower:
         """str: Class name of the growth operator."""
         return type(self._parts.optim_wrapper.growth_operator).__name__
 
-    def grow(self, stage: int, target: Subnet) -> Growth:
+    def grow(self, stage: int, target: Subnet) -> GrowthResult:
         """Grow, and compare the loss before and after on the same images.
 
         Args:
@@ -69,7 +69,7 @@ class Grower:
         seed_step(self._randomness.growth(stage))
         self._parts.optim_wrapper.grow(backbone, target)
         seconds = time.perf_counter() - begin
-        return Growth(before, target, self.operator, seconds, loss_before,
+        return GrowthResult(before, target, self.operator, seconds, loss_before,
                       self._loss(batches, target))
 
     def _loss(self, batches: Optional[Sequence[Tuple[torch.Tensor, torch.Tensor]]],

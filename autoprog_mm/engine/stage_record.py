@@ -13,7 +13,7 @@ from ..growth.subnet import Subnet
 from ..planning.eta import Eta
 from ..record.ledger import RECORD_FILE, Ledger
 from ..record.run_info import describe_run
-from .grower import Growth
+from .grower import GrowthResult
 from .run_parts import RunParts
 
 
@@ -95,13 +95,13 @@ class StageRecord:
             operator (str | None): What it grows with, if it grows.
         """
         self.ledger.begin_stage(stage, target, operator)
-        searches = f', searching among {", ".join(map(str, candidates))}' \
-            if len(candidates) > 1 else ''
+        runs = f'{target} (depth x pixels)' if len(candidates) == 1 else \
+            f'a search among {", ".join(map(str, candidates))} (depth x pixels)'
         print_log(
             f'Stage {stage.index + 1}/{len(self._stages)}, epochs {stage.begin_epoch + 1} to '
-            f'{stage.end_epoch}: {target} (depth x pixels){searches}.', logger='current')
+            f'{stage.end_epoch}: {runs}.', logger='current')
 
-    def growth(self, growth: Growth) -> None:
+    def growth(self, growth: GrowthResult) -> None:
         """Enter the growth with which the stage has begun, and judge it."""
         before, after = growth.loss_before, growth.loss_after
         self.ledger.record_growth(growth.before, before, after)

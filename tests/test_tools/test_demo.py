@@ -15,6 +15,7 @@ SCRIPT = '''
 import json, sys
 json.dump(sys.argv, open('{argv}', 'w'))
 print('2026/01/01 00:00:00 - mmengine - INFO - Stage 1 begins')
+print('      3x16  loss 0.1234  0.01 GFLOPs  score 0.1234  <- chosen')
 print('2026/01/01 00:00:00 - mmengine - INFO - Epoch(train) [1][6/6]')
 print('a last word', file=sys.stderr)
 sys.exit({status})
@@ -57,8 +58,9 @@ def test_train(status, demo, tmp_path, monkeypatch, capsys):
     else:
         with pytest.raises(SystemExit, match=r'(?s)\[1\]\[6/6\].*a last word.*mine failed'):
             demo.train('mine', 'my/config.py', 'my/folder', seed=5)
-    assert capsys.readouterr().out.splitlines()[-2:] == [
-        '=== mine: tools/train.py my/config.py, seed 5', 'Stage 1 begins']
+    assert capsys.readouterr().out.splitlines()[-3:] == [
+        '=== mine: tools/train.py my/config.py, seed 5', 'Stage 1 begins',
+        '      3x16  loss 0.1234  0.01 GFLOPs  score 0.1234  <- chosen']
     # As tools/train.py understands it.
     monkeypatch.setattr(sys, 'argv', json.loads(argv.read_text()))
     args = load_tool(ROOT / 'tools' / 'train.py').parse_args()

@@ -10,8 +10,8 @@ from ...planning.memory import saved_bytes
 from ...utils.checks import check_int
 from ...utils.errors import UserError
 from ...utils.modules import unwrap
-from ..accumulation import num_parts
 from ..loops import ResumableTrainLoop
+from ..micro_batches import num_parts
 from ..run_parts import find_backbone
 
 

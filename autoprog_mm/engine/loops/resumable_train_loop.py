@@ -4,7 +4,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from mmpretrain.registry import LOOPS
 
 from ...datasets.seeded import skipping
-from ..accumulation import train_step_in_parts
+from ..micro_batches import train_step_in_parts
 
 
 @LOOPS.register_module()

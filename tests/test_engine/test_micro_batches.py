@@ -8,7 +8,7 @@ from mmengine.hooks import Hook
 from mmpretrain.registry import MODELS
 
 from autoprog_mm import Subnet
-from autoprog_mm.engine.accumulation import num_parts
+from autoprog_mm.engine.micro_batches import num_parts
 from autoprog_mm.planning.memory import saved_bytes
 from tests.micro import micro_config, read_record, run, volo_options
 from tests.test_engine.resuming import (
