@@ -97,13 +97,10 @@ def _check_schedule(hook: dict, backbone: ElasticBackbone, divisor: int,
     """Raise what the hook would raise when training begins."""
     built = HOOKS.build({'_scope_': 'mmpretrain', **deepcopy(hook)})
     stages = build_schedule(
-        built.num_stages, max_epochs, backbone.full_subnet, built.initial_scale,
-        resolution_divisor=divisor)
+        built.schedule['num_stages'], max_epochs, backbone.full_subnet,
+        built.schedule['initial_scale'], resolution_divisor=divisor)
     backbone.min_depth = stages[0].subnet.depth
     for stage in stages:
         backbone.check_subnet(stage.subnet)
-    shortest = min(stage.end_epoch - stage.begin_epoch for stage in stages)
-    if built.search is not None and built.search.epochs > shortest:
-        raise UserError(
-            f'search.epochs ({built.search.epochs}) must not exceed the length of a stage '
-            f'({shortest} epochs of {max_epochs}). Lower it, or num_stages.')
+    if built.search is not None:
+        built.search.check_stages(stages)

@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ..utils.errors import UserError
 from ..utils.files import write_atomically
 
 _JPEG_ENDINGS = ('.jpg', '.jpeg')
@@ -67,7 +66,7 @@ def resize_image(content: bytes, name: str, settings: Settings) -> Optional[byte
     """
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
     if image is None:
-        raise UserError('the image cannot be read')
+        raise ValueError('the image cannot be read')
     height, width = image.shape[:2]
     factor = settings.short_side / min(height, width)
     if factor >= 1:
@@ -80,7 +79,7 @@ def resize_image(content: bytes, name: str, settings: Settings) -> Optional[byte
     options = [cv2.IMWRITE_JPEG_QUALITY, settings.quality] if ending in _JPEG_ENDINGS else []
     done, encoded = cv2.imencode(ending, image, options)
     if not done:
-        raise UserError(f'the image cannot be written as {ending}')
+        raise ValueError(f'the image cannot be written as {ending}')
     return encoded.tobytes()
 
 

@@ -17,6 +17,7 @@ from mmpretrain.registry import HOOKS, MODELS
 import autoprog_mm
 from autoprog_mm.apis.config_text import config_text, overrides
 from autoprog_mm.datasets.pipelines import ProgressivePipelines
+from autoprog_mm.engine.run_parts import RunParts
 from autoprog_mm.launch import exit_on_user_error, prepare_config
 from tests.micro import run
 from tests.test_tools import load_tool
@@ -174,9 +175,10 @@ def test_stock_config_converts(name):
     assert type(wrapper).__name__ == 'MoGrowOptimWrapper'
     # Layer-wise learning rates stay.
     assert (len(wrapper.optimizer.param_groups) > 10) == ('layer_decay_rate' in str(unchanged))
-    hook.backbone, hook.pipelines = model.backbone, ProgressivePipelines(dataset, last[1])
-    hook._build_schedule(cfg.train_cfg.max_epochs)
-    subnets = [(stage.subnet.depth, stage.subnet.resolution) for stage in hook.stages]
+    pipelines = ProgressivePipelines(dataset, last[1])
+    parts = RunParts(model, None, model.backbone, wrapper, pipelines)
+    stages = parts.build_schedule(cfg.train_cfg.max_epochs, **hook.schedule)
+    subnets = [(stage.subnet.depth, stage.subnet.resolution) for stage in stages]
     assert len(subnets) == 4 and (subnets[0], subnets[-1]) == (first, last)
 
     # The file that is written gives the same.
@@ -304,7 +306,7 @@ REFUSED = {
                 r"model_wrapper_cfg.type \('MMFullyShardedDataParallel'\) must not be set"),
     'other runner': (dict(runner_type='FlexibleRunner'), 'runner_type .*must not be set'),
     'other scope': (dict(default_scope='mmdet'), "default_scope must be 'mmpretrain'"),
-    'few epochs': (dict(train_cfg__max_epochs=7), r'search.epochs \(2\).*stage \(1 epochs of 7\)'),
+    'few epochs': (dict(train_cfg__max_epochs=7), r'search.epochs \(2\).*stage 0 has 1 epochs'),
 }
 
 

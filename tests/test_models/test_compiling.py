@@ -55,6 +55,7 @@ def test_one_graph_a_subnet_and_the_same_training(jpeg_root, tmp_path):
     torch._dynamo.utils.counters.clear()
     cfg = micro_config(jpeg_root, tmp_path / 'compiled', SEARCH, **options)
     cfg.compile = dict(backend='counted')
+    cfg.default_hooks.compile = dict(type='CompileHook')
     torch._dynamo.register_backend(graphs, name='counted')
     try:
         run(cfg, subnets)
@@ -157,10 +158,3 @@ def test_only_training_is_compiled():
     assert graphs.count == 0
     backbone(images)
     assert graphs.count == 1
-
-
-def test_a_target_is_an_error(jpeg_root, tmp_path):
-    cfg = micro_config(jpeg_root, tmp_path)
-    cfg.compile = dict(target='forward')
-    with pytest.raises(ValueError, match=r"compile\.target \('forward'\) is not to be set"):
-        run(cfg)

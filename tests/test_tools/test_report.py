@@ -37,7 +37,7 @@ def trained(jpeg_root, tmp_path_factory):
             train_dataloader__dataset__indices=24, val_dataloader__dataset__indices=8,
             log_processor=dict(type='AutoProgLogProcessor'), **options)
         cfg.custom_hooks[0].num_stages = num_stages
-        cfg.default_hooks.pop('checkpoint')
+        cfg.default_hooks.checkpoint = None
         run(cfg, *hooks)
 
     train('baseline', num_stages=1)

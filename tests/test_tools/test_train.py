@@ -93,7 +93,8 @@ def test_imagenet_config_from_search_to_stock_model(jpeg_root, tmp_path):
     for model in (stock, ours):
         model.eval()
     with torch.no_grad():
-        assert torch.equal(stock(images), ours(images))
+        # Convolutions with the channels last add in another order on some machines.
+        torch.testing.assert_close(stock(images), ours(images), rtol=1e-5, atol=1e-6)
 
     status, output = call('test.py', config, tmp_path / 'epoch_4.pth', '--work-dir',
                           tmp_path / 'test', '--out', tmp_path / 'metrics.json', '--out-item',

@@ -45,7 +45,7 @@ def main() -> None:
         candidates = stage_candidates(stages, stage.index, current, bounds)
         if len(candidates) > 1:
             searches[stage.index] = TASK_UTILS.build(dict(settings, eval_batches=1))
-            searches[stage.index].start(candidates)
+            searches[stage.index].begin(candidates)
     batches = {s.subnet.resolution: make_batch(args.batch_size, s.subnet.resolution)
                for s in stages}
     scoring, timing = {i: [] for i in searches}, {i: [] for i in searches}
@@ -59,10 +59,10 @@ def main() -> None:
         backbone.set_subnet(backbone.full_subnet)
         for index, search in searches.items():
             largest = max(c.resolution for c in search.candidates)
-            search.hold_batches([make_batch(args.batch_size, largest)])
+            search.hold_batches(lambda number, size=largest: [make_batch(args.batch_size, size)])
             scoring[index].append(seconds(lambda s=search: s.evaluate(model, wrapper), device))
-            timing[index].append(seconds(lambda s=search: s.measure(model, wrapper), device))
-            search.start(search.candidates)
+            timing[index].append(seconds(lambda s=search: s.decide(model, wrapper), device))
+            search.begin(search.candidates)
     batches_scored, own, total = settings.get('eval_batches', 50), 0., 0.
     print(f'{args.config}, batch {args.batch_size}, {name}, medians of {args.rounds}')
     for stage in stages:

@@ -135,7 +135,7 @@ class ProgressiveDecodeCrop(ProgressiveRandomResizedCrop):
             scale = 1
             image = mmcv.imfrombytes(content, flag='color', backend='cv2')
             if image is None:
-                raise UserError(f'failed to load image: {results["img_path"]}')
+                raise ValueError(f'failed to load image: {results["img_path"]}')
             if header is None or image.shape[:2] != (height, width):
                 height, width = image.shape[:2]
                 crop = self.rand_crop_params(image)

@@ -91,7 +91,8 @@ class AutoProgHook(Hook):
                 f'max_batch_per_step={max_batch_per_step!r}) into custom_hooks.')
         check_schedule(num_stages, initial_scale, regularization)
         check_number('max_growth_jump of AutoProgHook', max_growth_jump)
-        self._schedule = num_stages, initial_scale, regularization, resolution_divisor
+        self.schedule = dict(num_stages=num_stages, initial_scale=initial_scale,
+                             regularization=regularization, resolution_divisor=resolution_divisor)
         self.max_growth_jump = max_growth_jump
         # A single stage has nothing to search.
         self.search: Optional[OneShotSearch] = \
@@ -109,7 +110,7 @@ class AutoProgHook(Hook):
     def before_train(self, runner) -> None:
         """Find all parts, check that they fit together, and set them up."""
         self.parts = parts = RunParts.of(runner, searches=self.search is not None)
-        self.stages = parts.build_schedule(runner.max_epochs, *self._schedule)
+        self.stages = parts.build_schedule(runner.max_epochs, **self.schedule)
         if self.search is not None:
             self.search.check_stages(self.stages)
         self.randomness = Randomness(runner.seed, get_rank())

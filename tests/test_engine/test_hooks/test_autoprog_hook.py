@@ -260,10 +260,9 @@ def test_unfinished_weights_are_tested_as_they_stood(manual, jpeg_root, tmp_path
 
 def test_defaults_are_the_documented_ones():
     hook = AutoProgHook()
-    stages, scale, regularization, divisor = hook._schedule
-    assert (stages, divisor) == (4, 32)
-    assert scale == dict(depth=0.5, resolution=0.5)
-    assert regularization == dict(rand_augment=0.5, random_erasing=0., drop_path=0.)
+    assert hook.schedule == dict(
+        num_stages=4, initial_scale=dict(depth=0.5, resolution=0.5), resolution_divisor=32,
+        regularization=dict(rand_augment=0.5, random_erasing=0., drop_path=0.))
     assert (hook.search.epochs, hook.search.eval_batches, hook.search.evals,
             hook.search.cost) == (2, 50, (1, 4), 'time')
 

@@ -74,7 +74,8 @@ CONSTRUCTORS = {
     'checkpoint before a beginning': (saver(save_begin=-1), 'save_begin.*less than 0'),
     'mistyped checkpoint hook': (saver(max_keep_ckpt=3), r"\['max_keep_ckpt'\]"),
     'size against patch': (deit(img_size=36), r'img_size.*36.*patch_size'),
-    'rate of drop path': (deit(drop_path_rate=1.), r'drop_path_rate must be in \[0, 1\).*1\.0'),
+    'rate of drop path': (deit(drop_path_rate=1.),
+                          r'drop_path_rate must be a number in \[0, 1\).*1\.0'),
     'crop that is not square': (
         (TRANSFORMS, dict(type='ProgressiveRandomResizedCrop', scale=(32, 24))),
         r'must be square.*24'),

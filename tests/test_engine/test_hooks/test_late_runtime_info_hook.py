@@ -42,7 +42,8 @@ class Poison(Hook):
         moments = [value for state in wrapper.optimizer.state.values()
                    for value in state.values()]
         return [tensor.detach().clone()
-                for tensor in [*wrapper._params, *sum(wrapper._momentum, []), *moments]]
+                for tensor in [*runner.model.parameters(), *wrapper.momentum_weights(0).values(),
+                               *wrapper.momentum_weights(1).values(), *moments]]
 
 
 @pytest.fixture(scope='module')

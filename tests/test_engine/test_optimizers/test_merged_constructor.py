@@ -75,7 +75,7 @@ def test_updates_are_those_of_single_groups(tmp_path, clip, fused):
         for depths in ((2, 2), (4, 3, 4, 2), (3, 3)):
             (wrapper.grow if depths[0] == 4 else wrapper.shrink)(backbone, Subnet(depths[0], 32))
             for depth in depths:
-                backbone.activate(Subnet(depth, 32))
+                backbone.set_running(Subnet(depth, 32))
                 logits = model(torch.randn(4, 3, 32, 32))
                 wrapper.update_params(
                     torch.nn.functional.cross_entropy(logits, torch.arange(4)))

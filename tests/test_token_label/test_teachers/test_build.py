@@ -1,4 +1,5 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
+"""Teachers of each kind are built."""
 import autoprog_mm  # noqa: F401  isort: skip  (before anything that imports torchvision)
 
 import cv2
