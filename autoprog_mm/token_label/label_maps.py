@@ -170,7 +170,7 @@ def make_all_maps(args: argparse.Namespace, teacher: DenseTeacher, batches: List
         RuntimeError: If a process dies.
     """
     number = min(args.processes, len(batches))
-    bar = ProgressBar(num_left)
+    bar = ProgressBar(num_left, file=sys.stdout)
     try:
         if number == 1:
             return _make_maps(args, teacher, batches, _device_of(0), bar.update)
