@@ -1,33 +1,13 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 import importlib.util
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 import autoprog_mm.compat as compat
 
-ROOT = Path(__file__).parents[1]
 needs_torchvision = pytest.mark.skipif(
     importlib.util.find_spec('torchvision') is None, reason='torchvision is not installed')
-
-
-def run(code):
-    return subprocess.run(
-        [sys.executable, '-W', 'ignore', '-c', code], cwd=ROOT, capture_output=True, text=True)
-
-
-@needs_torchvision
-def test_torchvision_imports_afterwards():
-    result = run(
-        'import autoprog_mm, torchvision, torch\n'
-        'from torchvision.transforms import functional\n'
-        'image = functional.hflip(torch.arange(3.).view(1, 1, 3))\n'
-        'print(image.flatten().tolist())')
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == '[2.0, 1.0, 0.0]'
 
 
 @needs_torchvision

@@ -21,7 +21,8 @@ import json
 from mmengine.config import Config
 early = Config.fromfile('early.py')
 import autoprog_mm
-import mmengine.hub, mmpretrain, runpy, sys
+import mmengine.hub, mmpretrain, runpy, sys, torch
+from torchvision.transforms import functional  # also where its binary does not load
 cfg = Config.fromfile('mine.py')
 by_hub = mmengine.hub.get_config('autoprog_mm::autoprog/deit-micro_mnist5k.py')
 found = dict(
@@ -30,7 +31,8 @@ found = dict(
     base=[cfg.custom_hooks[0].num_stages, cfg.train_cfg.max_epochs],
     early=early.custom_hooks[0].num_stages,
     hub=by_hub.custom_hooks[0].num_stages,
-    model=type(mmpretrain.get_model('deit-micro_mnist5k').backbone).__name__)
+    model=type(mmpretrain.get_model('deit-micro_mnist5k').backbone).__name__,
+    flipped=functional.hflip(torch.arange(3.).view(1, 1, 3)).flatten().tolist())
 with open('found.json', 'w') as file:
     json.dump(found, file)
 sys.argv = ['train.py', 'mine.py', '--no-validate', '--cfg-options',
@@ -161,7 +163,7 @@ custom_hooks[0].num_stages = 1
     found = json.loads((tmp_path / 'found.json').read_text())
     assert found == dict(
         package=str(site / 'autoprog_mm' / '__init__.py'), config=3, base=[1, 1], early=3, hub=3,
-        model='ElasticDeiT')
+        model='ElasticDeiT', flipped=[2., 1., 0.])
     # The tool in there has trained, with parts of ours and of mmpretrain's.
     assert 'Saving checkpoint at 1 epochs' in output and 'search registry' not in output
     assert json.loads((tmp_path / 'work_dirs/mine/autoprog.json').read_text())['finished']

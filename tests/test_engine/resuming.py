@@ -15,8 +15,6 @@ SEARCHES = {
         type='OneShotSearch', epochs=epochs, eval_batches=2, evals=(2, 1), cost='flops')
     for epochs in (1, 2)
 }
-# A search that begins after the first stage.
-SEARCHES['near'] = dict(SEARCHES[1], first_stage=1, max_lag=0, reduction='last', min_w=0.05)
 SEARCH = SEARCHES[1]
 EVERY_STEP = dict(
     default_hooks__checkpoint__by_epoch=False, default_hooks__checkpoint__interval=1)

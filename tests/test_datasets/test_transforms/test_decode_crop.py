@@ -291,12 +291,11 @@ def take_as_is(items):
     return items
 
 
-@pytest.mark.parametrize('context', ['fork', 'spawn'])
-def test_running_workers_follow(context, write):
+def test_running_workers_follow(write):
     dataset = Sizes(write(jpeg()))
     pipelines = ProgressivePipelines(dataset, 64)
     loader = DataLoader(dataset, batch_size=1, num_workers=2, persistent_workers=True,
-                        collate_fn=take_as_is, multiprocessing_context=context)
+                        collate_fn=take_as_is, multiprocessing_context='fork')
     workers = []
     for size in (64, 24, 48):
         pipelines.set_resolution(size)

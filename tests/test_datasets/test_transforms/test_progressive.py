@@ -7,6 +7,7 @@ import random
 import autoprog_mm  # noqa: F401  (before mmpretrain, which imports torchvision)
 
 # isort: split
+import cv2
 import numpy as np
 import pytest
 from mmpretrain.datasets.transforms import RandAugment, RandomErasing, RandomResizedCrop
@@ -14,6 +15,7 @@ from mmpretrain.registry import TRANSFORMS
 from torch.utils.data import DataLoader, Dataset
 
 from autoprog_mm.datasets import (
+    ProgressiveDecodeCrop,
     ProgressiveRandAugment,
     ProgressiveRandomErasing,
     ProgressiveRandomResizedCrop,
@@ -178,14 +180,16 @@ class TestRandomErasing:
 class Strengths(Dataset):
     """Items that tell what the transforms did, and in which process."""
 
-    def __init__(self):
+    def __init__(self, path=None):
+        self.path = path
         self.crop = ProgressiveRandomResizedCrop(16)
+        self.decode = ProgressiveDecodeCrop(16)
         self.augment = ProgressiveRandAugment([ADD_LEVEL], num_policies=1, magnitude_level=9)
         self.erasing = ProgressiveRandomErasing(
             1., min_area_ratio=.25, max_area_ratio=.25, fill_color=255)
 
     def set(self, resolution, magnitude_level, erase_prob):
-        self.crop.resolution = resolution
+        self.crop.resolution = self.decode.resolution = resolution
         self.augment.magnitude_level = magnitude_level
         self.erasing.erase_prob = erase_prob
 
@@ -197,20 +201,24 @@ class Strengths(Dataset):
         for transform in (self.crop, self.augment, self.erasing):
             results = transform(results)
         image = results['img']
-        return len(image), int(image[image < 255].max()), bool((image == 255).any()), os.getpid()
+        return (len(image), int(image[image < 255].max()), bool((image == 255).any()),
+                self.path and len(self.decode(dict(img_path=self.path))['img']), os.getpid())
 
 
 def take_as_is(items):
     return items
 
 
-@pytest.mark.parametrize('context', ['fork', 'spawn'])
-def test_running_workers_follow(context):
-    dataset = Strengths()
+# One spawned worker will do: it imports everything anew, which takes long.
+@pytest.mark.parametrize('context, num_workers', [('fork', 2), ('spawn', 1)])
+def test_running_workers_follow(context, num_workers, tmp_path):
+    path = str(tmp_path / 'image.jpg')
+    cv2.imwrite(path, np.zeros((20, 20, 3), dtype=np.uint8))
+    dataset = Strengths(path)
     loader = DataLoader(
         dataset,
         batch_size=2,
-        num_workers=2,
+        num_workers=num_workers,
         persistent_workers=True,
         collate_fn=take_as_is,
         multiprocessing_context=context)
@@ -219,10 +227,10 @@ def test_running_workers_follow(context):
     for stage in ((16, 9, 1.), (8, 4, 0.), (12, 6, 1.)):
         dataset.set(*stage)
         items = [item for batch in loader for item in batch]
-        expected = (stage[0], 10 * stage[1], stage[2] == 1.)
-        assert [item[:3] for item in items] == [expected] * 8
-        workers.append({item[3] for item in items})
-    assert len(workers[0]) == 2 and os.getpid() not in workers[0]
+        expected = (stage[0], 10 * stage[1], stage[2] == 1., stage[0])
+        assert [item[:4] for item in items] == [expected] * 8
+        workers.append({item[4] for item in items})
+    assert len(workers[0]) == num_workers and os.getpid() not in workers[0]
     assert workers[0] == workers[1] == workers[2]
     del loader
 
