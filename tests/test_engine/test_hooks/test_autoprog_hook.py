@@ -1,12 +1,16 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
+from types import SimpleNamespace
+
 import pytest
 import torch
+from mmcv.transforms import LoadImageFromFile
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.models.backbones import VisionTransformer
 
 from autoprog_mm import Subnet
 from autoprog_mm.engine.hooks import AutoProgHook
+from autoprog_mm.record import ledger
 from tests.micro import STAGES, STEPS, close, load, micro_config, read_record, run
 from tests.test_engine.resuming import SEARCH, run_until
 
@@ -58,17 +62,35 @@ class Spy(Hook):
         assert self.look(runner) == self.identities
 
 
-def run_spied(cfg):
+def run_spied(cfg, *hooks):
     spy = Spy()
-    runner = run(cfg, spy)
+    runner = run(cfg, spy, *hooks)
     return runner, spy
+
+
+class Clock(Hook):
+    """Goes on by 1 for an image that is loaded, and by 100 for a step."""
+
+    def __init__(self, patch):
+        self.now = 0.
+        patch.setattr(ledger, 'time', SimpleNamespace(perf_counter=lambda: self.now))
+        load_image = LoadImageFromFile.transform
+        patch.setattr(LoadImageFromFile, 'transform',
+                      lambda *args: self.go_on(1) or load_image(*args))
+
+    def go_on(self, seconds):
+        self.now += seconds
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.go_on(100)
 
 
 @pytest.fixture(scope='module')
 def manual(jpeg_root, tmp_path_factory):
-    """A run of the manual schedule, what was seen of it, and its folder."""
+    """A run of the manual schedule by a made-up clock, what was seen of it, and its folder."""
     folder = tmp_path_factory.mktemp('manual')
-    return (*run_spied(micro_config(jpeg_root, folder)), folder)
+    with pytest.MonkeyPatch.context() as patch:
+        return (*run_spied(micro_config(jpeg_root, folder), Clock(patch)), folder)
 
 
 def test_manual_schedule(manual):
@@ -99,8 +121,10 @@ def test_manual_schedule(manual):
     # Stage 2 runs what stage 1 ran, so nothing grows there.
     assert [s['operator'] for s in record['stages']] == [None, 'MoGrow', None, 'MoGrow']
     assert [s['search'] for s in record['stages']] == [None] * 4
-    assert all(set(s['seconds']) == {'data', 'train', 'search', 'growth', 'val'}
-               for s in record['stages'])
+    # Two epochs of 6 steps and of 48 and 16 images, and a growth that looks at 4 batches of 8.
+    assert [s['seconds'] for s in record['stages']] == [
+        dict(data=96, train=1200, search=0, growth=32 if grows else 0, val=32)
+        for grows in (False, True, False, True)]
     assert record['train_seconds'] == pytest.approx(
         sum(value for s in record['stages'] for key, value in s['seconds'].items()
             if key != 'val'))
@@ -120,8 +144,9 @@ def test_baseline_is_one_full_stage(jpeg_root, tmp_path):
 
 
 @pytest.mark.parametrize('cost', ['flops', 'time'])
-def test_search(jpeg_root, tmp_path, cost):
-    runner, spy = run_spied(micro_config(jpeg_root, tmp_path, {**SEARCH, 'cost': cost}))
+def test_search(jpeg_root, tmp_path, monkeypatch, cost):
+    _, spy = run_spied(
+        micro_config(jpeg_root, tmp_path, {**SEARCH, 'cost': cost}), Clock(monkeypatch))
     record = read_record(tmp_path)
     current = None
     for index, (begin, end, _, _) in enumerate(STAGES[:-1]):
@@ -147,6 +172,9 @@ def test_search(jpeg_root, tmp_path, cost):
         assert all(step['resized_to'] == step['active'].resolution for step in searching)
         assert spy.epochs[begin]['subnet'] == largest
         assert spy.epochs[begin]['magnitude'] == 9
+        # It scores on 2 batches of 8 images; steps of the supernet are training.
+        assert stage['seconds'] == dict(
+            data=96, train=1200, search=16, growth=32 if stage['growth'] else 0, val=32)
         # The rest of the stage trains the choice.
         chosen, = [c for c in stage['search']['candidates'] if c['chosen']]
         current = Subnet(chosen['depth'], chosen['resolution'])
