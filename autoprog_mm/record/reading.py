@@ -145,7 +145,7 @@ def _growth(entry: dict, search: Optional[Search]) -> Optional[Growth]:
     return Growth(
         operator=entry['operator'],
         before=Subnet(**compared['from']) if compared else None,
-        after=Subnet(max(s.depth for s in subnets), max(s.resolution for s in subnets)),
+        after=Subnet.covering(subnets),
         loss_before=compared.get('loss_before'),
         loss_after=compared.get('loss_after'))
 

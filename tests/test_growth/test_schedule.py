@@ -196,3 +196,9 @@ def test_subnet_is_frozen():
     with pytest.raises(AttributeError):
         subnet.depth = 7
     assert subnet == Subnet(6, 128) and hash(subnet) == hash(Subnet(6, 128))
+
+
+def test_subnet_that_covers_others():
+    assert Subnet.covering([Subnet(6, 160), Subnet(8, 128), Subnet(7, 96)]) == Subnet(8, 160)
+    assert Subnet.covering([Subnet(6, 128)]) == Subnet(6, 128)
+    assert str(Subnet(6, 128)) == '6x128'

@@ -156,8 +156,7 @@ class AutoProgHook(Hook):
             self.stages, stage.index, current, self.search and self.search.bounds)
         # While a search goes on, its deepest candidate is awake, and the
         # pipeline delivers the largest resolution.
-        target = Subnet(
-            max(c.depth for c in candidates), max(c.resolution for c in candidates))
+        target = Subnet.covering(candidates)
         grows = stage.index > 0 and target != current
         self.record.begin_stage(
             stage, target, candidates, self.grower.operator if grows else None)
