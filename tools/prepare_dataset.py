@@ -86,8 +86,8 @@ def check(args: argparse.Namespace) -> List[str]:
     Raises:
         UserError: Names the argument that is wrong.
     """
-    check_int('--short-side', args.short_side)
-    check_int('--processes', args.processes)
+    check_int('--short-side', args.short_side, most=65535)
+    check_int('--processes', args.processes, most=1024)
     check_number('--quality', args.quality, 1, 100)
     if not osp.isdir(args.source):
         raise UserError(f'source: there is no folder {args.source!r}.')

@@ -48,7 +48,7 @@ def main() -> None:
     cfg = prepare_config(read_config(args.config), args)
     check_work_dir(cfg.work_dir)
     check_datasets(cfg, ('train_dataloader', 'val_dataloader'))
-    check_checkpoint('load_from', cfg.get('load_from'))
+    check_checkpoint('--resume' if cfg.get('resume') else 'load_from', cfg.get('load_from'))
     build_runner(cfg).train()
 
 

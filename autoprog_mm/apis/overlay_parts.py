@@ -165,6 +165,8 @@ def convert_hooks(cfg: dict) -> Optional[dict]:
     _rename(checkpoint, 'SafeCheckpointHook')
     hooks.update(checkpoint=checkpoint)
     hooks.setdefault('guard', dict(type='RunGuardHook'))
+    if cfg.get('compile'):
+        hooks.setdefault('compile', dict(type='CompileHook'))
     info = hooks.get('runtime_info') or {}
     if _kind(info, 'RuntimeInfoHook') == 'RuntimeInfoHook':
         _rename(info, 'LateRuntimeInfoHook')

@@ -111,11 +111,12 @@ class RunParts:
         return stages
 
 
-def find_backbone(model: nn.Module) -> ElasticBackbone:
+def find_backbone(model: nn.Module, hook: str = 'AutoProgHook') -> ElasticBackbone:
     """The elastic backbone of a model.
 
     Args:
         model (Module): Without a model wrapper.
+        hook (str): Who asks, for the message. Defaults to 'AutoProgHook'.
 
     Raises:
         UserError: If it has none.
@@ -123,7 +124,7 @@ def find_backbone(model: nn.Module) -> ElasticBackbone:
     backbone = getattr(model, 'backbone', None)
     if not isinstance(backbone, ElasticBackbone):
         raise UserError(
-            'AutoProgHook needs an elastic model.backbone, such as ElasticDeiT, but got '
+            f'{hook} needs an elastic model.backbone, such as ElasticDeiT, but got '
             f'{type(backbone).__name__}.')
     return backbone
 

@@ -63,6 +63,8 @@ def _of_a_part(error: Exception,
                args: Optional[dict] = None,
                **_) -> str:
     """What to tell of an error in mmengine's ``build_from_cfg``, from its variables."""
+    if not isinstance(cfg, dict):
+        return f'A part of the config must be a dict with a type, but is {cfg!r}.'
     if obj_type is None:
         return f'A part of the config has no type: {dict(cfg)}.'
     if obj_cls is None and isinstance(obj_type, str):

@@ -138,7 +138,7 @@ def _take_over(cfg: Config, checkpoint: str) -> None:
     if all(cfg.get(key) is not None for key in _FOUND):
         return
     found = load_plain(checkpoint, mmap=True).get(MODEL_CONFIG)
-    if found is None:
+    if not isinstance(found, dict):
         raise UserError(
             f'{checkpoint!r} does not say what its model is built of. Test it with the config that '
             f'its run has saved in its work directory, or set {", ".join(_FOUND)}.')

@@ -42,7 +42,8 @@ def read_config(path: str) -> Config:
     except (OSError, SyntaxError, ConfigParsingError) as error:
         raise UserError(f'config: {path!r} cannot be read: {error}') from error
     except (KeyError, TypeError) as error:  # of bases with one key, or of a dict over a text
-        raise UserError(f'config: {path!r} cannot be read: {error.args[0]}') from error
+        raise UserError(f'config: {path!r} cannot be read: {type(error).__name__}: '
+                        f'{error}') from error
 
 
 def prepare_config(cfg: Config, args: argparse.Namespace) -> Config:

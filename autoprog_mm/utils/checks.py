@@ -5,7 +5,11 @@ from typing import Any, Optional
 from .errors import UserError
 
 
-def check_int(name: str, value: Any, least: int = 1, optional: bool = False) -> None:
+def check_int(name: str,
+              value: Any,
+              least: int = 1,
+              optional: bool = False,
+              most: Optional[int] = None) -> None:
     """Check that a setting is a whole number.
 
     Args:
@@ -13,14 +17,17 @@ def check_int(name: str, value: Any, least: int = 1, optional: bool = False) -> 
         value (Any): What it is set to.
         least (int): The least that it may be. Defaults to 1.
         optional (bool): Whether it may be None. Defaults to False.
+        most (int, optional): The most that it may be. Defaults to None, no end.
 
     Raises:
         UserError: If it isn't; names setting and value.
     """
     if optional and value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UserError(f'{name} must be an int of at least {least}'
+    if isinstance(value, bool) or not isinstance(value, int) or value < least or (
+            most is not None and value > most):
+        end = '' if most is None else f' and at most {most}'
+        raise UserError(f'{name} must be an int of at least {least}{end}'
                         f'{" or None" if optional else ""}, but got {value!r}.')
 
 

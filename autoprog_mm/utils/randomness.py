@@ -100,7 +100,10 @@ def seed_step(seed: int) -> None:
 def undisturbed() -> Iterator[None]:
     """Context after which all generators go on as if nothing had been drawn in it."""
     states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        yield
-    random.setstate(states[0])
-    np.random.set_state(states[1])
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])

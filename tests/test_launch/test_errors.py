@@ -177,3 +177,11 @@ def test_train_tells_in_a_sentence(config, option, message, capsys):
 def test_test_tells_in_a_sentence(config, capsys):
     assert run_tool(TOOLS / 'test.py', config, 'gone.pth') == 2
     assert capsys.readouterr().err == "test.py: error: checkpoint: there is no file 'gone.pth'.\n"
+
+
+@pytest.mark.parametrize('part', ['CrossEntropyLoss', 3])
+def test_a_part_that_is_no_dict(part):
+    with pytest.raises(TypeError) as caught:
+        MODELS.build(part)
+    assert user_message(caught.value) == \
+        f'A part of the config must be a dict with a type, but is {part!r}.'

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.forked import Forked, run_script
+from tests.micro import micro_config, run
+from tests.test_tools import load_tool
 
 ROOT = Path(__file__).parents[2]
 MICRO = ROOT / 'configs' / 'autoprog' / 'deit-micro_mnist5k.py'
@@ -100,3 +102,15 @@ val_dataloader = dict(num_workers=0, persistent_workers=False)
     trials = json.loads((tmp_path / 'stress' / 'kill_resume.json').read_text())['trials']
     assert [trial['kind'] for trial in trials] == ['any']
     assert all(trial['passed'] and trial['kills'] for trial in trials)
+
+
+def test_stages_of_a_log(jpeg_root, tmp_path):
+    """The stress test reads growths and searches from real lines."""
+    stages = load_tool(ROOT / 'tools' / 'stress' / 'stages.py')
+    search = dict(type='OneShotSearch', epochs=1, eval_batches=1, evals=(1, 1), cost='flops',
+                  first_stage=1)
+    run(micro_config(jpeg_root, tmp_path, search, custom_hooks__0__num_stages=3,
+                     train_cfg__max_epochs=3, train_dataloader__dataset__indices=16))
+    log, = tmp_path.glob('*/*.log')
+    growing, searching = stages.read_stages(log.read_text().splitlines())
+    assert searching == [2] and growing[0] == 2

@@ -52,3 +52,26 @@ def test_seed_sample_leaves_devices_alone(monkeypatch):
     assert calls == []
     seed_step(5)
     assert calls == [5]
+
+
+def test_undisturbed_also_by_an_error():
+    import random as python
+
+    import numpy as np
+    import torch
+
+    from autoprog_mm.utils import seed_step, undisturbed
+
+    def draws():
+        return python.random(), np.random.rand(), torch.rand(1).item()
+
+    seed_step(7)
+    expected = draws()
+    seed_step(7)
+    try:
+        with undisturbed():
+            draws()
+            raise KeyError
+    except KeyError:
+        pass
+    assert draws() == expected

@@ -18,6 +18,7 @@ from mmengine.fileio import load
 from mmengine.runner import Runner
 
 from autoprog_mm.launch import (
+    build_runner,
     check_datasets,
     check_work_dir,
     prepare_config,
@@ -51,7 +52,7 @@ def train_run(folder: str) -> None:
     cfg = prepare_config(read_config(args.config), args)
     check_work_dir(cfg.work_dir)
     check_datasets(cfg, ('train_dataloader', 'val_dataloader'))
-    runner = Runner.from_cfg(cfg)
+    runner = build_runner(cfg)
     runner.train()
     record = load(osp.join(folder, RECORD_FILE))
     if not record['finished']:

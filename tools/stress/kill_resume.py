@@ -29,10 +29,12 @@ from typing import Dict, Iterator, List, Set, Tuple
 import torch
 
 ROOT = osp.abspath(osp.join(osp.dirname(__file__), '..', '..'))
-# Works from a checkout that is not installed, too.
-sys.path.insert(0, ROOT)
+sys.path.insert(0, ROOT)  # works from a checkout that is not installed, too
+
+from stages import read_stages  # noqa: E402
 
 from autoprog_mm.engine.checkpoint import check_whole, load_plain  # noqa: E402
+from autoprog_mm.record import reading  # noqa: E402
 from autoprog_mm.utils.files import UNFINISHED, write_atomically  # noqa: E402
 
 KINDS = ('any', 'checkpoint', 'growth', 'search')
@@ -165,9 +167,7 @@ class Reference:
         self.final = read_final(work_dir) if args.cost == 'flops' else None
         self.seconds = run.lines[-1][0] - run.find(FIRST_STEP)[0][0]
         self.writes = len(run.find(WRITING))
-        self.growing, self.searching = (
-            [int(match[1]) for _, match in run.find(rf'epochs (\d+) to \d+: .*{what}')]
-            for what in ('grew from', 'Searching among'))
+        self.growing, self.searching = read_stages(line for _, line in run.lines)
 
     def draw(self, kind: str, rng: random.Random, share: float) -> tuple:
         """Draw a moment, of the first ``share`` of all that are possible."""
@@ -202,7 +202,7 @@ def leaves(value, path: str = '') -> Iterator[Tuple[str, object]]:
 
 def read_record(work_dir: str) -> Tuple[bool, Dict[str, list]]:
     """Whether a run's record is finished, and what it says is decided."""
-    record = json.loads(Path(work_dir, 'autoprog.json').read_text())
+    record = reading.read_record(work_dir)
     return record['finished'], {str(s['index'] + 1): [s['subnet'], s['search']]
                                 for s in record['stages'] if s['search'] is not None}
 

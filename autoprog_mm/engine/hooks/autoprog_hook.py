@@ -15,13 +15,12 @@ from ...utils import Randomness, UserError, seed_step
 from ...utils.checks import check_number
 from ...utils.ranks import check_ranks_agree, fingerprint
 from .. import resume
-from ..checkpoint import request_checkpoint
+from ..checkpoint import request_checkpoint, unpack
 from ..grower import Grower
 from ..run_parts import RunParts
 from ..stage_inputs import StageInputs
 from ..stage_record import StageRecord
 
-# Defaults; none is ever changed.
 SCALE = dict(depth=0.5, resolution=0.5)
 REGULARIZATION = dict(rand_augment=0.5, random_erasing=0., drop_path=0.)
 SEARCH = dict(type='OneShotSearch')
@@ -52,11 +51,11 @@ class AutoProgHook(Hook):
     Args:
         num_stages (int): Number of stages. 1 is the baseline: the full network
             from the start, with the same record. Defaults to 4.
-        initial_scale (dict): Share of the full ``depth`` and
+        initial_scale (dict, optional): Share of the full ``depth`` and
             ``resolution`` that the first stage runs, each in (0, 1]. One that
             is left out does not grow.
             Defaults to ``dict(depth=0.5, resolution=0.5)``.
-        regularization (dict): Share of the full ``rand_augment``
+        regularization (dict, optional): Share of the full ``rand_augment``
             magnitude, ``random_erasing`` probability and ``drop_path`` rate
             that the first stage has, each in [0, 1]. One that is left out
             keeps its full value.
@@ -79,8 +78,8 @@ class AutoProgHook(Hook):
 
     def __init__(self,
                  num_stages: int = 4,
-                 initial_scale: Mapping[str, float] = SCALE,
-                 regularization: Mapping[str, float] = REGULARIZATION,
+                 initial_scale: Optional[Mapping[str, float]] = None,
+                 regularization: Optional[Mapping[str, float]] = None,
                  resolution_divisor: int = 32,
                  search: Optional[dict] = SEARCH,
                  max_growth_jump: float = 1.,
@@ -89,6 +88,8 @@ class AutoProgHook(Hook):
             raise UserError(
                 f"max_batch_per_step of AutoProgHook has moved: put dict(type='MicroBatchHook', "
                 f'max_batch_per_step={max_batch_per_step!r}) into custom_hooks.')
+        initial_scale = SCALE if initial_scale is None else initial_scale
+        regularization = REGULARIZATION if regularization is None else regularization
         check_schedule(num_stages, initial_scale, regularization)
         check_number('max_growth_jump of AutoProgHook', max_growth_jump)
         self.schedule = dict(num_stages=num_stages, initial_scale=initial_scale,
@@ -200,8 +201,7 @@ class AutoProgHook(Hook):
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         if self.searching:
             with self.record.on('search'):
-                self.search.after_step(
-                    self.parts.model, self.parts.optim_wrapper, batch_idx + 1)
+                self.search.after_step(self.parts.model, self.parts.optim_wrapper, batch_idx + 1)
         self.record.step_done(self.parts.backbone.running_subnet)
 
     def time_left(self, runner, steps: int) -> Optional[Range]:
@@ -235,6 +235,7 @@ class AutoProgHook(Hook):
             ledger=self.record.ledger.state_dict())
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        unpack(checkpoint)  # or mmengine would run its config, without SafeCheckpointHook
         self._loaded = checkpoint.get(resume.KEY) if not runner._resume else resume.find_state(
             checkpoint, runner.model, runner.param_schedulers is not None)
 

@@ -48,5 +48,5 @@ class CompileHook(Hook):
             raise UserError(
                 f'compile.target ({options["target"]!r}) is not to be set: CompileHook has the '
                 "backbone's forward pass compiled.")
-        find_backbone(unwrap(runner.model)).compile_forward(**options)
+        find_backbone(unwrap(runner.model), 'CompileHook').compile_forward(**options)
         runner.cfg.compile = None

@@ -12,6 +12,7 @@ from ...utils.errors import UserError
 from ...utils.modules import unwrap
 from ..loops import ResumableTrainLoop
 from ..micro_batches import num_parts
+from ..optimizers import MoGrowMixin
 from ..run_parts import find_backbone
 
 
@@ -21,7 +22,8 @@ class MicroBatchHook(Hook):
 
     Earlier stages need less memory for an image, and so split less or not at
     all. With BatchNorm a split batch is not the same, since each part has its
-    own statistics. Needs ``ResumableTrainLoop``.
+    own statistics. Needs ``ResumableTrainLoop``, an
+    elastic backbone and a MoGrow optimizer wrapper.
 
     Args:
         max_batch_per_step (int): Images of one process that fit into memory in
@@ -45,7 +47,11 @@ class MicroBatchHook(Hook):
                 "MicroBatchHook needs train_cfg.type='ResumableTrainLoop', but train_cfg builds "
                 f'{type(runner.train_loop).__name__}.')
         model = unwrap(runner.model)
-        backbone = find_backbone(model)
+        backbone = find_backbone(model, 'MicroBatchHook')
+        if not isinstance(runner.optim_wrapper, MoGrowMixin):
+            raise UserError(
+                'MicroBatchHook needs optim_wrapper.type to be MoGrowOptimWrapper or '
+                f'AmpMoGrowOptimWrapper, but got {type(runner.optim_wrapper).__name__}.')
         with all_awake(backbone):
             self._bytes[backbone.full_subnet] = saved_bytes(model, backbone.full_subnet)
 

@@ -318,3 +318,16 @@ def test_a_run_from_other_weights_begins_at_its_beginning(manual, jpeg_root, tmp
     run_until(micro_config(jpeg_root, tmp_path, load_from=str(folder / 'epoch_5.pth')), 1)
     stage, = read_record(tmp_path)['stages']
     assert (stage['index'], stage['subnet']) == (0, dict(depth=2, resolution=16))
+
+
+def test_no_config_text_survives_without_our_checkpoint_hook():
+    """mmengine's resume would run it."""
+    checkpoint = dict(meta=dict(config='boom()', epoch=1))
+    runner = SimpleNamespace(_resume=False)
+    AutoProgHook().after_load_checkpoint(runner, checkpoint)
+    assert checkpoint['meta'] == dict(epoch=1)
+
+
+def test_none_is_the_default():
+    hook = AutoProgHook(initial_scale=None, regularization=None)
+    assert hook.schedule == AutoProgHook().schedule
