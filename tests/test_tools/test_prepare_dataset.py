@@ -98,9 +98,9 @@ def test_failures_are_listed_at_the_end(source, tmp_path, call):
 
 
 @pytest.mark.parametrize('args, message', [
-    (['--short-side', 0], '--short-side must be an int of at least 1 and at most \d+, but got 0'),
+    (['--short-side', 0], r'--short-side must be an int of at least 1 and at most \d+, but got 0'),
     (['--quality', 101], r'--quality must be a number in \[1, 100\], but got 101'),
-    (['--processes', 0], '--processes must be an int of at least 1 and at most \d+, but got 0'),
+    (['--processes', 0], r'--processes must be an int of at least 1 and at most \d+, but got 0'),
 ])
 def test_bad_options(args, message, source, tmp_path, call):
     with pytest.raises(ValueError, match=message):
