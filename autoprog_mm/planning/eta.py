@@ -6,8 +6,9 @@ from statistics import mean, median
 from typing import Callable, Deque, Dict, Optional, Sequence, Tuple
 
 from ..growth.schedule import Stage
+from ..growth.scoring import FORWARD_SHARE
 from ..growth.subnet import Subnet
-from .forecast import FORWARD_SHARE, Forecast, Range
+from .forecast import Forecast, Range
 
 # Steps of a subnet after which it is known what its steps take.
 _ENOUGH = 5

@@ -4,11 +4,8 @@ from functools import lru_cache
 from typing import Callable, List, NamedTuple, Optional, Sequence
 
 from ..growth.schedule import Stage
-from ..growth.scoring import TIMED_STEPS, evaluation_steps, stage_candidates
+from ..growth.scoring import search_passes, stage_candidates
 from ..growth.subnet import Subnet
-
-# The forward pass's share of a training step; the rest is the two gradients.
-FORWARD_SHARE = 1 / 3
 
 
 class Range(NamedTuple):
@@ -34,7 +31,7 @@ class Forecast:
         steps_per_epoch (int): Training steps of an epoch.
         step (Callable): Seconds of a training step, of its subnet.
         search (OneShotSearch, optional): Only its settings ``epochs``,
-            ``evals``, ``eval_batches``, ``cost`` and ``bounds`` are read.
+            ``evals``, ``eval_batches`` and ``cost`` are read.
             Defaults to None, the manual schedule.
         own_work (bool): Whether to count what searches do besides training.
             Defaults to True.
@@ -88,8 +85,7 @@ class Forecast:
         if index == len(self.stages):
             return Range(0., 0.)
         stage = self.stages[index]
-        candidates = stage_candidates(self.stages, index, current,
-                                      self.search and self.search.bounds)
+        candidates = stage_candidates(self.stages, index, current, self.search is not None)
         return self._stage(stage, candidates, stage.begin_epoch, 0)
 
     def _stage(self, stage: Stage, candidates: List[Subnet], epoch: int, steps: int) -> Range:
@@ -99,7 +95,9 @@ class Forecast:
             mean = sum(map(self.step, candidates)) / len(candidates)
             fixed += self._epochs(mean, max(c.depth for c in candidates), epoch, steps, end)
             if self.own_work:
-                fixed += self._own_work(candidates, stage, epoch, steps, end)
+                left = search_passes(
+                    self.search, self.steps_per_epoch, epoch - stage.begin_epoch, steps)
+                fixed += left * sum(map(self.step, candidates))
             epoch, steps = end, 0
         ways = [
             Range(*[self._epochs(self.step(c), c.depth, epoch, steps, stage.end_epoch)] * 2) +
@@ -117,18 +115,3 @@ class Forecast:
             map(self.validates, range(epoch + 1, end + 1)))
         return (end - epoch) * whole - done + (
             validations * self.validate(depth) if validations else 0.)
-
-    def _own_work(self, candidates: List[Subnet], stage: Stage, epoch: int, steps: int,
-                  end: int) -> float:
-        """What is left of scoring and timing."""
-        search = self.search
-        evaluations = sum(
-            1 for e in range(epoch, end)
-            for at in evaluation_steps(self.steps_per_epoch, search.evals[e > stage.begin_epoch])
-            if e > epoch or at > steps)
-        if epoch == stage.begin_epoch and steps == 0:
-            evaluations += 1  # the one at the start
-        passes = evaluations * min(search.eval_batches, self.steps_per_epoch) * FORWARD_SHARE
-        if search.cost == 'time':
-            passes += 1 + TIMED_STEPS  # one warms up
-        return passes * sum(map(self.step, candidates))

@@ -1,0 +1,160 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+"""The epochs of a run, whatever its searches choose."""
+import math
+from dataclasses import replace
+from typing import Dict, List, Mapping, Optional, Sequence
+
+from ..utils.errors import UserError
+from .budget import Spending, Timeline, divide_budget
+from .schedule import Stage
+from .scoring import search_passes, stage_candidates
+from .subnet import Subnet
+
+
+class Course:
+    """Says how long stages are, and how far the recipe has come at each moment.
+
+    Without ``speedup``, stages have the recipe's epochs as they were built.
+    With it, the whole run costs ``epochs / speedup`` epochs of the full
+    network. What a search costs is paid from its stage's budget, and the
+    subnet that it chooses runs as long as the rest lasts.
+
+    Args:
+        stages (list[Stage]): The schedule's rows. Their epochs change in
+            place, now and after each decision.
+        epochs (int): Epochs of the recipe.
+        steps_per_epoch (int): Training steps of an epoch.
+        speedup (float, optional): Defaults to None.
+        shares (Sequence[float], optional): Weight of each stage in the budget.
+            Defaults to None, equal ones.
+        costs (dict[Subnet, float], optional): Cost of an epoch of whatever may
+            run, in epochs of the full network. Not used without ``speedup``.
+        search (OneShotSearch, optional): Only its settings are read. Defaults
+            to None.
+
+    Raises:
+        UserError: If the budget is too small for the stages, or one of them
+            for its search.
+    """
+
+    def __init__(self,
+                 stages: List[Stage],
+                 epochs: int,
+                 steps_per_epoch: int,
+                 speedup: Optional[float] = None,
+                 shares: Optional[Sequence[float]] = None,
+                 costs: Optional[Mapping[Subnet, float]] = None,
+                 search=None) -> None:
+        self.stages = stages
+        self.epochs = epochs
+        self.speedup = speedup
+        self.costs: Dict[Subnet, float] = dict(costs or {})
+        self._steps_per_epoch = steps_per_epoch
+        self._shares = [1.] * len(stages) if shares is None else list(shares)
+        self._search = search
+        self._spent: List[Spending] = []  # and what the search under way is going to
+        if speedup is None:
+            self.timeline = Timeline([Spending(0, stages[-1].end_epoch, 1.)], epochs)
+            return
+        self._check()
+        self._plan(0)
+
+    @property
+    def budget(self) -> float:
+        """float: What the run may cost, in epochs of the full network."""
+        return self.epochs / self.speedup
+
+    @property
+    def max_epochs(self) -> int:
+        """int: Epochs of the run, as far as they are known."""
+        return self.stages[-1].end_epoch
+
+    def begin_search(self, index: int, candidates: Sequence[Subnet]) -> None:
+        """A search begins: its epochs and its own work are going to be spent.
+
+        Args:
+            index (int): Of its stage, which begins.
+            candidates (Sequence[Subnet]): What it compares.
+        """
+        if self.speedup is None:
+            return
+        begin = self.stages[index].begin_epoch
+        self._settle(index)
+        self._spent.append(Spending(begin, begin + self._search.epochs,
+                                    self.search_cost(candidates) / self._search.epochs))
+        self._plan(index)
+
+    def decide(self, index: int, choice: Subnet) -> None:
+        """A search has decided: the rest of its stage's budget is for ``choice``.
+
+        Args:
+            index (int): Of its stage.
+            choice (Subnet): What runs to the stage's end.
+        """
+        if self.speedup is not None:
+            self._plan(index, choice)
+
+    def search_cost(self, candidates: Sequence[Subnet]) -> float:
+        """Cost of a search, with its own work, in epochs of the full network."""
+        costs = [self.costs[candidate] for candidate in candidates]
+        training = self._search.epochs * sum(costs) / len(costs)
+        passes = search_passes(self._search, self._steps_per_epoch)
+        return training + passes * sum(costs) / self._steps_per_epoch
+
+    # ---------------------------------------------------------------- private
+
+    def _settle(self, index: int) -> None:
+        """Enter the stages before ``index`` as spent."""
+        if index == 0:
+            return
+        done = self._spent[-1].end_epoch if self._spent else 0
+        self._spent += [s for s in self.timeline.spendings
+                        if done <= s.begin_epoch < self.stages[index].begin_epoch]
+
+    def _plan(self, index: int, choice: Optional[Subnet] = None) -> None:
+        """Divide what is left among the stages from ``index`` on."""
+        self._settle(index)
+        begin = self.stages[index].begin_epoch
+        spent = sum((s.end_epoch - s.begin_epoch) * s.cost for s in self._spent)
+        in_stage = sum((s.end_epoch - s.begin_epoch) * s.cost
+                       for s in self._spent if s.begin_epoch >= begin)
+        subnets = [choice or self.stages[index].subnet,
+                   *(stage.subnet for stage in self.stages[index + 1:])]
+        costs = [self.costs[subnet] for subnet in subnets]
+        whole = sum(self._shares) or 1.
+        shares = [self.budget * share / whole for share in self._shares[index:]]
+        shares[0] = max(0., shares[0] - in_stage)
+        lengths = divide_budget(self.budget - spent, costs, shares)
+        searched = self._spent[-1].end_epoch - begin if in_stage else 0
+        planned, at = [], begin
+        for stage, length, cost in zip(self.stages[index:], lengths, costs):
+            first = at + (searched if stage.index == index else 0)
+            planned.append(Spending(first, first + length, cost))
+            self.stages[stage.index] = replace(stage, begin_epoch=at, end_epoch=first + length)
+            at = first + length
+        self.timeline = Timeline(self._spent + planned, self.epochs)
+
+    def _check(self) -> None:
+        rows = [self.costs[stage.subnet] for stage in self.stages]
+        largest = math.floor(100 * self.epochs / sum(rows)) / 100
+        if self.budget < sum(rows):
+            way_out = f'The largest that works is {largest:g}; or lower num_stages, or raise ' \
+                'train_cfg.max_epochs.' if largest >= 1 else \
+                'Lower num_stages, or raise train_cfg.max_epochs.'
+            raise UserError(
+                f'speedup={self.speedup:g} of AutoProgHook leaves too little for an epoch of each '
+                f'of the {len(rows)} stages. {way_out}')
+        if self._search is None:
+            return
+        whole = sum(self._shares)
+        for stage in self.stages[:-1]:
+            candidates = stage_candidates(self.stages, stage.index, stage.subnet)
+            share = self.budget * self._shares[stage.index] / whole
+            cost = self.search_cost(candidates) + max(self.costs[c] for c in candidates)
+            if len(candidates) > 1 and cost > share:
+                raise UserError(
+                    f'search.epochs ({self._search.epochs}) needs more than the budget of a '
+                    f'stage: with an epoch of what it chooses, the search of stage '
+                    f'{stage.index} costs {cost:.3g} epochs of the full network, and the stage '
+                    f'has {share:.3g}. Lower speedup or num_stages of AutoProgHook, or set '
+                    'search=None.')

@@ -1,0 +1,134 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+import random
+
+import pytest
+
+from autoprog_mm.growth import (
+    OneShotSearch,
+    Subnet,
+    build_schedule,
+    stage_candidates,
+    stage_choices,
+)
+from autoprog_mm.growth.course import Course
+
+FULL = Subnet(12, 224)
+
+
+def cost(subnet):
+    """In epochs of the full network: as the product of depth and pixels."""
+    return subnet.depth * subnet.resolution**2 / (12 * 224**2)
+
+
+def course(speedup, num_stages=4, epochs=100, scale=0.5, search=None, steps=50, **kwargs):
+    stages = build_schedule(num_stages, max(epochs, num_stages), FULL,
+                            dict(depth=scale, resolution=scale))
+    costs = {c: cost(c) for part in stage_choices(stages) for c in part}
+    costs.update((stage.subnet, cost(stage.subnet)) for stage in stages)
+    return Course(stages, epochs, steps, speedup, costs=costs, search=search, **kwargs)
+
+
+def lengths(course):
+    return [stage.end_epoch - stage.begin_epoch for stage in course.stages]
+
+
+def test_without_a_speedup_the_recipe_is_the_run():
+    plain = course(None)
+    assert lengths(plain) == [25, 25, 25, 25]
+    assert plain.max_epochs == 100
+    assert [plain.timeline.recipe_epoch(e) for e in (0, 7.5, 100)] == pytest.approx([0, 7.5, 100])
+    assert [e for e in range(1, 101) if plain.timeline.is_due(e, 30)] == [30, 60, 90, 100]
+
+
+def test_stages_of_equal_compute():
+    by_four = course(4)
+    # Epochs of 6x128, 8x160, 10x192 and 12x224 cost 0.163 0.340 0.612 1. Of 25 the last gets
+    # 6.25, so 6; of the 19 that are left, a third is 10.3 epochs; of 12.9, half is 18.9; and
+    # 6.42 are 39.3.
+    assert lengths(by_four) == [39, 19, 10, 6]
+    assert [s.begin_epoch for s in by_four.stages] == [0, 39, 58, 68]
+    assert [s.subnet for s in by_four.stages] == [
+        Subnet(6, 128), Subnet(8, 160), Subnet(10, 192), FULL]
+    assert by_four.timeline.total == pytest.approx(25, abs=0.163 / 2)
+    assert by_four.timeline.recipe_epoch(by_four.max_epochs) == pytest.approx(100)
+
+
+def test_a_single_stage_is_the_shorter_baseline():
+    assert lengths(course(4, num_stages=1)) == [25]
+
+
+def test_the_promise_is_kept_whatever_is_asked_for():
+    rng = random.Random(0)
+    for _ in range(200):
+        speedup = rng.uniform(1, 6)
+        run = course(speedup, rng.randint(1, 6), rng.choice((60, 100, 300)),
+                     rng.uniform(0.25, 0.6), shares=None)
+        spent = sum(n * cost(s.subnet) for n, s in zip(lengths(run), run.stages))
+        first = cost(run.stages[0].subnet)
+        assert abs(spent - run.budget) <= first / 2 + 1e-9
+        if len(run.stages) > 1:
+            assert run.epochs / spent == pytest.approx(speedup, rel=0.03)
+
+
+@pytest.mark.parametrize('choose', [min, max])
+@pytest.mark.parametrize('search_cost', ['flops', 'time'])
+def test_a_search_takes_the_same_time_whatever_it_chooses(choose, search_cost):
+    search = OneShotSearch(epochs=1, eval_batches=5, evals=(1, 1), cost=search_cost)
+    run, current, spent = course(3, search=search), Subnet(6, 128), 0.
+    for index in range(4):
+        stage = run.stages[index]
+        candidates = stage_candidates(run.stages, index, current)
+        if len(candidates) == 1:
+            current = candidates[0]
+            run.decide(index, current)
+        else:
+            run.begin_search(index, candidates)
+            mean = sum(map(cost, candidates)) / len(candidates)
+            # By hand: scored at the start and once more, five forward passes, a third of a
+            # step each; and by time, one step to warm up and five that count.
+            passes = 2 * 5 / 3 + (6 if search_cost == 'time' else 0)
+            work = passes * sum(map(cost, candidates)) / 50
+            assert run.search_cost(candidates) == pytest.approx(mean + work)
+            spent += mean + work
+            current = choose(candidates, key=cost)
+            run.decide(index, current)
+            spent -= cost(current)  # one of the stage's epochs was the search's
+        assert run.stages[index].begin_epoch == stage.begin_epoch
+        spent += lengths(run)[index] * cost(current)
+    assert spent == pytest.approx(run.budget, abs=cost(FULL) / 2)
+    assert run.timeline.total == pytest.approx(spent)
+
+
+def test_the_share_that_is_spent_never_falls():
+    search = OneShotSearch(epochs=1, eval_batches=5, evals=(1, 1), cost='flops')
+    run = course(3, search=search)
+    before = [run.timeline.spent(e) for e in (0, 0.5)]
+    candidates = stage_candidates(run.stages, 0, Subnet(6, 128))
+    run.begin_search(0, candidates)
+    assert run.timeline.spent(1) == pytest.approx(run.search_cost(candidates))
+    at = run.timeline.spent(1)
+    run.decide(0, Subnet(12, 224))
+    assert run.timeline.spent(1) == pytest.approx(at)
+    assert run.timeline.spent(2) == pytest.approx(at + 1)
+    assert before[0] == 0
+
+
+@pytest.mark.parametrize('speedup, options, message', [
+    (20, dict(epochs=10), r'speedup=20 of AutoProgHook leaves too little for an epoch of each of '
+     r'the 4 stages. The largest that works is 4\.72;'),
+    (1, dict(epochs=2), r'leaves too little.* Lower num_stages, or raise train_cfg.max_epochs'),
+])
+def test_too_small_a_budget_is_refused(speedup, options, message):
+    with pytest.raises(ValueError, match=message):
+        course(speedup, **options)
+
+
+def test_the_largest_speedup_that_is_named_works():
+    run = course(4.72, epochs=10)
+    assert lengths(run) == [1, 1, 1, 1]
+
+
+def test_a_search_that_its_stage_cannot_pay_is_refused():
+    search = OneShotSearch(epochs=2, cost='flops')
+    with pytest.raises(ValueError, match=r'search.epochs \(2\) needs more than the budget of a '):
+        course(4, epochs=20, search=search)
