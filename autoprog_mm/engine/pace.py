@@ -31,10 +31,10 @@ class Pace:
                     f'speedup of AutoProgHook moves schedulers to where their values are due, but '
                     f'{type(scheduler).__name__} of param_scheduler waits for validations. Use '
                     'another scheduler, or speedup=None.')
-        self._groups = optim_wrapper.param_groups
+        self._optim_wrapper = optim_wrapper  # a resume replaces its groups
         # All that a scheduler wants of an optimizer.
         self._optimizer = SimpleNamespace(
-            param_groups=self._options(self._groups), step=_counted, _global_step=0)
+            param_groups=self._options(optim_wrapper.param_groups), step=_counted, _global_step=0)
         self._schedulers = deepcopy(list(schedulers), {id(optim_wrapper): self._optimizer})
         self._steps_per_epoch = steps_per_epoch
         self._step = 0
@@ -51,7 +51,8 @@ class Pace:
         while self._step < moment:
             self._advance()
         part = moment - (self._step - 1)
-        for group, before, after in zip(self._groups, self._before, self._after):
+        for group, before, after in zip(
+                self._optim_wrapper.param_groups, self._before, self._after):
             for key in after:
                 group[key] = _between(before[key], after[key], part)
 

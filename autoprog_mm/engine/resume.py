@@ -17,7 +17,7 @@ from .checkpoint import differing_parameters
 
 KEY = 'autoprog'
 # Version of the hook's checkpoint state.
-SCHEMA = 3
+SCHEMA = 4
 
 
 def schedule_rows(stages: Sequence[Stage]) -> List[List[int]]:
@@ -25,13 +25,13 @@ def schedule_rows(stages: Sequence[Stage]) -> List[List[int]]:
     return [[s.begin_epoch, s.end_epoch, *astuple(s.subnet)] for s in stages]
 
 
-def pack_state(backbone: ElasticBackbone, stages: Sequence[Stage], steps_per_epoch: int,
+def pack_state(backbone: ElasticBackbone, rows: List[List[int]], steps_per_epoch: int,
                search: Optional[OneShotSearch], choice: Optional[Subnet], **position) -> dict:
     """What a checkpoint keeps of a run of stages, in plain types.
 
     Args:
         backbone (ElasticBackbone): The run's backbone.
-        stages (Sequence[Stage]): Its schedule.
+        rows (list[list[int]]): Of its schedule, before searches.
         steps_per_epoch (int): Training steps of an epoch.
         search (OneShotSearch | None): Its search.
         choice (Subnet | None): What it has decided for the next epoch.
@@ -40,7 +40,7 @@ def pack_state(backbone: ElasticBackbone, stages: Sequence[Stage], steps_per_epo
     return dict(
         schema=SCHEMA,
         model=type(backbone).__name__,
-        stages=schedule_rows(stages),
+        stages=rows,
         steps_per_epoch=steps_per_epoch,
         subnet=astuple(backbone.awake_subnet),
         search=None if search is None else search.state_dict(),
@@ -88,22 +88,21 @@ def find_state(checkpoint: dict, model: nn.Module, schedules: bool) -> dict:
     return state
 
 
-def check_state(state: dict, stages: Sequence[Stage], steps_per_epoch: int,
+def check_state(state: dict, rows: List[List[int]], steps_per_epoch: int,
                 search: Optional[OneShotSearch]) -> None:
     """Raise a UserError unless a state is of a run like this one.
 
     Args:
         state (dict): From :func:`find_state`.
-        stages (Sequence[Stage]): This run's schedule.
+        rows (list[list[int]]): Of this run's schedule, before searches.
         steps_per_epoch (int): Its training steps of an epoch.
         search (OneShotSearch | None): Its search.
     """
-    mine = schedule_rows(stages)
-    if state['stages'] != mine:
+    if state['stages'] != rows:
         raise UserError(
             'The checkpoint was made with another schedule. Stages as [begin epoch, end '
-            f'epoch, depth, resolution]: {state["stages"]} there, {mine} here. Resume with '
-            'the same num_stages, initial_scale, max_epochs and model.')
+            f'epoch, depth, resolution]: {state["stages"]} there, {rows} here. Resume with '
+            'the same num_stages, initial_scale, speedup, max_epochs and model.')
     if (state['search'] is None) != (search is None):
         raise UserError(
             f'The checkpoint was made {"without" if search else "with"} a search and '

@@ -2,6 +2,7 @@
 """What a run tells of its stages: in the record, in the log, and to visualizers."""
 import logging
 import os.path as osp
+from functools import partial
 from typing import ContextManager, Optional, Sequence
 
 from mmengine.dist import is_main_process
@@ -14,6 +15,7 @@ from ..planning.eta import Eta
 from ..record.ledger import RECORD_FILE, Ledger
 from ..record.run_info import describe_run
 from .grower import GrowthResult
+from .loops import validates
 from .run_parts import RunParts
 
 
@@ -42,8 +44,7 @@ class StageRecord:
         self.eta = Eta(
             stages, len(loop.dataloader), parts.backbone.flops, search,
             val_steps=0 if runner.val_loop is None else len(runner.val_loop.dataloader),
-            validates=lambda epoch: epoch >= loop.val_begin and (
-                epoch % loop.val_interval == 0 or epoch == loop.max_epochs))
+            validates=partial(validates, loop))
 
     # ------------------------------------------------------------------- time
 

@@ -11,16 +11,21 @@ from typing import List, NamedTuple, Optional, Sequence
 from ..utils.checks import check_number
 from ..utils.errors import UserError
 
+BUDGETS = ('time', 'flops')
 
-def check_budget(speedup: Optional[float], stage_shares: Optional[Sequence[float]],
+
+def check_budget(speedup: Optional[float], stage_shares: Optional[Sequence[float]], budget: str,
                  num_stages: int) -> None:
     """Raise a UserError unless these can make a budget, whatever the network.
 
     Args:
         speedup (float | None): At least 1.
         stage_shares (Sequence[float] | None): Weight of each stage.
+        budget (str): One of :data:`BUDGETS`.
         num_stages (int): Stages of the schedule.
     """
+    if budget not in BUDGETS:
+        raise UserError(f'budget must be one of {BUDGETS}, but got {budget!r}.')
     if speedup is None:
         if stage_shares is not None:
             raise UserError(
@@ -129,8 +134,8 @@ class Timeline:
             begin (int): Epoch of the recipe, from 1, before which it is never
                 due. Defaults to 0.
         """
-        if epoch >= self.spendings[-1].end_epoch:
-            return True
         before, now = (math.floor(self.recipe_epoch(e) / interval + 1e-9)
                        for e in (epoch - 1, epoch))
+        if epoch >= self.spendings[-1].end_epoch:
+            return self.epochs >= begin
         return now > before and now * interval >= begin

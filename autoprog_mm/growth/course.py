@@ -1,7 +1,7 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """The epochs of a run, whatever its searches choose."""
 import math
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Dict, List, Mapping, Optional, Sequence
 
 from ..utils.errors import UserError
@@ -69,14 +69,18 @@ class Course:
         """int: Epochs of the run, as far as they are known."""
         return self.stages[-1].end_epoch
 
-    def begin_search(self, index: int, candidates: Sequence[Subnet]) -> None:
-        """A search begins: its epochs and its own work are going to be spent.
+    def begin_stage(self, index: int, candidates: Sequence[Subnet]) -> None:
+        """A stage begins; what a search in it costs is going to be spent.
 
         Args:
-            index (int): Of its stage, which begins.
-            candidates (Sequence[Subnet]): What it compares.
+            index (int): Of the stage.
+            candidates (Sequence[Subnet]): What its search compares, or what it
+                runs.
         """
         if self.speedup is None:
+            return
+        if len(candidates) == 1:
+            self._plan(index, candidates[0])
             return
         begin = self.stages[index].begin_epoch
         self._settle(index)
@@ -100,6 +104,22 @@ class Course:
         training = self._search.epochs * sum(costs) / len(costs)
         passes = search_passes(self._search, self._steps_per_epoch)
         return training + passes * sum(costs) / self._steps_per_epoch
+
+    def state_dict(self) -> dict:
+        """What a checkpoint keeps, in plain types."""
+        return dict(
+            costs=[[*astuple(subnet), cost] for subnet, cost in self.costs.items()],
+            spent=[list(spending) for spending in self._spent],
+            spendings=[list(spending) for spending in self.timeline.spendings],
+            epochs=[[stage.begin_epoch, stage.end_epoch] for stage in self.stages])
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from a checkpoint's :meth:`state_dict`, of the same stages and costs."""
+        self._spent = [Spending(*spending) for spending in state['spent']]
+        self.timeline = Timeline([Spending(*s) for s in state['spendings']], self.epochs)
+        self.stages[:] = [
+            replace(stage, begin_epoch=begin, end_epoch=end)
+            for stage, (begin, end) in zip(self.stages, state['epochs'])]
 
     # ---------------------------------------------------------------- private
 

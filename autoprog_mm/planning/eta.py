@@ -42,7 +42,7 @@ class Eta:
                  search=None,
                  val_steps: int = 0,
                  validates: Callable[[int], bool] = lambda epoch: True) -> None:
-        self.stages = list(stages)
+        self.stages = stages  # whose epochs may change
         self.steps_per_epoch = steps_per_epoch
         self.flops = lru_cache(maxsize=None)(flops)
         self.search = search

@@ -68,7 +68,8 @@ def assert_same_state(expected, got):
     expected, got = load(expected), load(got)
     assert expected.keys() == got.keys()
     for key in EXACT:
-        assert differences(expected[key], got[key], key) == []
+        found = differences(expected[key], got[key], key)
+        assert found == [], found
     states = [dict(checkpoint['autoprog']) for checkpoint in (expected, got)]
     ledgers = [without_clocks(state.pop('ledger')) for state in states]
     assert states[0] == states[1]

@@ -76,4 +76,4 @@ def test_recipe_intervals_come_due_when_they_are_passed():
 ])
 def test_what_makes_no_budget_is_refused(speedup, shares, message):
     with pytest.raises(ValueError, match=message):
-        check_budget(speedup, shares, 2)
+        check_budget(speedup, shares, 'time', 2)

@@ -1,11 +1,12 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 from functools import partial
-from typing import List, Mapping, Optional
+from typing import List, Mapping, Optional, Sequence
 
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS, TASK_UTILS
 
+from ...growth.budget import check_budget
 from ...growth.schedule import Stage, check_schedule
 from ...growth.scoring import stage_candidates
 from ...growth.search import OneShotSearch
@@ -17,6 +18,8 @@ from ...utils.ranks import check_ranks_agree, fingerprint
 from .. import resume
 from ..checkpoint import request_checkpoint, unpack
 from ..grower import Grower
+from ..pace import Pace
+from ..run_course import begin_course
 from ..run_parts import RunParts
 from ..stage_inputs import StageInputs
 from ..stage_record import StageRecord
@@ -65,6 +68,16 @@ class AutoProgHook(Hook):
         search (dict | None): Config of the search that chooses each stage's
             subnet. None is the manual schedule ("Prog").
             Defaults to ``dict(type='OneShotSearch')``.
+        speedup (float, optional): The run costs this part of what the recipe,
+            whose epochs ``max_epochs`` are, would cost at full size; at least 1.
+            Schedulers and intervals follow consumed compute, and the number
+            of epochs is what that makes. With ``num_stages=1``, a shorter
+            baseline. Defaults to None: the paper's stages of equal epochs.
+        stage_shares (Sequence[float], optional): Weight of each stage in that
+            budget. Defaults to None, equal ones.
+        budget (str): What compute is: ``'time'``, of training steps that are
+            timed before the run, or ``'flops'``, multiply-adds, which are the
+            same on any machine. Defaults to ``'time'``.
         max_growth_jump (float): Rise of the loss at a growth (cross-entropy on
             the same training images) beyond which a warning names the
             operator. Defaults to 1.
@@ -82,6 +95,9 @@ class AutoProgHook(Hook):
                  regularization: Optional[Mapping[str, float]] = None,
                  resolution_divisor: int = 32,
                  search: Optional[dict] = SEARCH,
+                 speedup: Optional[float] = None,
+                 stage_shares: Optional[Sequence[float]] = None,
+                 budget: str = 'time',
                  max_growth_jump: float = 1.,
                  max_batch_per_step: None = None) -> None:
         if max_batch_per_step is not None:
@@ -91,15 +107,18 @@ class AutoProgHook(Hook):
         initial_scale = SCALE if initial_scale is None else initial_scale
         regularization = REGULARIZATION if regularization is None else regularization
         check_schedule(num_stages, initial_scale, regularization)
+        check_budget(speedup, stage_shares, budget, num_stages)
         check_number('max_growth_jump of AutoProgHook', max_growth_jump)
         self.schedule = dict(num_stages=num_stages, initial_scale=initial_scale,
                              regularization=regularization, resolution_divisor=resolution_divisor)
+        self.budget = dict(speedup=speedup, shares=stage_shares, budget=budget)
         self.max_growth_jump = max_growth_jump
         # A single stage has nothing to search.
         self.search: Optional[OneShotSearch] = \
             TASK_UTILS.build(search) if search is not None and num_stages > 1 else None
         self.stages: List[Stage] = []
         self.record: Optional[StageRecord] = None  # until a run trains
+        self.pace: Optional[Pace] = None  # without a speedup, schedulers run as they are
         self.stage_index = -1  # of the stage under way
         self._choice: Optional[Subnet] = None  # decided, in effect from the next epoch on
         self._loaded: Optional[dict] = None  # state of a checkpoint, to resume or to test
@@ -108,21 +127,33 @@ class AutoProgHook(Hook):
     def searching(self) -> bool:  # whether a search is under way
         return self.search is not None and self.search.searching
 
+    def before_run(self, runner) -> None:
+        """Take over the schedulers, before a resume reads what they never were."""
+        if self.budget['speedup'] is not None and runner.optim_wrapper is not None:
+            self.pace = Pace(runner.optim_wrapper, runner.param_schedulers or [],
+                             len(runner.train_dataloader))
+            runner.param_schedulers = runner.param_schedulers and []
+
     def before_train(self, runner) -> None:
         """Find all parts, check that they fit together, and set them up."""
         self.parts = parts = RunParts.of(runner, searches=self.search is not None)
         self.stages = parts.build_schedule(runner.max_epochs, **self.schedule)
+        resumed = self._loaded if runner._resume else None
+        self.course = begin_course(runner, parts, self.stages, self.search, **self.budget,
+                                   state=resumed and resumed['course'])
+        self._rows = resume.schedule_rows(self.stages)  # before searches change lengths
         if self.search is not None:
             self.search.check_stages(self.stages)
         self.randomness = Randomness(runner.seed, get_rank())
         self.inputs = StageInputs(runner, parts, self.randomness)
         check_ranks_agree('seed, schedule and steps of an epoch', [
-            runner.seed, resume.schedule_rows(self.stages), self.inputs.num_steps])
+            runner.seed, self._rows, self.inputs.num_steps])
         self.grower = Grower(parts, self.inputs, self.randomness)
         self.record = StageRecord(runner, parts, self.stages, self.search, self.max_growth_jump)
-        if runner._resume and self._loaded is not None:
-            self._resume(self._loaded)
+        if resumed is not None:
+            self._resume(resumed)
         self._loaded = None
+        self._set_pace(runner.iter)
         self.record.ledger.open()
 
     def before_train_epoch(self, runner) -> None:
@@ -155,6 +186,9 @@ class AutoProgHook(Hook):
                               fingerprint(list(parts.model.parameters())))
         candidates = stage_candidates(
             self.stages, stage.index, current, self.search is not None)
+        if self.search is not None:
+            self.course.begin_stage(stage.index, candidates)
+            stage = self.stages[stage.index]
         # While a search goes on, its deepest candidate is awake, and the
         # pipeline delivers the largest resolution.
         target = Subnet.covering(candidates)
@@ -188,6 +222,7 @@ class AutoProgHook(Hook):
                     parts.model, parts.optim_wrapper,
                     runner.epoch - self.stages[self.stage_index].begin_epoch)
                 if self._choice is not None:
+                    self.course.decide(self.stage_index, self._choice)
                     self.record.decision(self.stage_index, self._choice, self.search.record)
                     request_checkpoint(runner)
 
@@ -203,6 +238,11 @@ class AutoProgHook(Hook):
             with self.record.on('search'):
                 self.search.after_step(self.parts.model, self.parts.optim_wrapper, batch_idx + 1)
         self.record.step_done(self.parts.backbone.running_subnet)
+        self._set_pace(runner.iter + 1)
+
+    def _set_pace(self, steps: int) -> None:
+        if self.pace is not None:
+            self.pace.set(self.course.timeline.recipe_epoch(steps / self.inputs.num_steps))
 
     def time_left(self, runner, steps: int) -> Optional[Range]:
         """Seconds to the run's end, after ``steps`` steps of the epoch; see ``Eta``."""
@@ -229,8 +269,9 @@ class AutoProgHook(Hook):
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         checkpoint[resume.KEY] = resume.pack_state(
-            self.parts.backbone, self.stages, self.inputs.num_steps, self.search, self._choice,
+            self.parts.backbone, self._rows, self.inputs.num_steps, self.search, self._choice,
             index=self.stage_index,
+            course=self.course.state_dict(),
             sampler_seed=self.inputs.sampler_seed,
             ledger=self.record.ledger.state_dict())
 
@@ -240,9 +281,10 @@ class AutoProgHook(Hook):
             checkpoint, runner.model, runner.param_schedulers is not None)
 
     def _resume(self, state: dict) -> None:
-        resume.check_state(state, self.stages, self.inputs.num_steps, self.search)
+        resume.check_state(state, self._rows, self.inputs.num_steps, self.search)
         self.inputs.sampler_seed = state['sampler_seed']
         self.stage_index = state['index']
+        self.course.load_state_dict(state['course'])
         self._choice = Subnet(*state['choice']) if state['choice'] else None
         if self.search is not None:
             self.search.load_state_dict(state['search'])

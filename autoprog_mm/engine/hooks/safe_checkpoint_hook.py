@@ -20,7 +20,7 @@ from ..checkpoint import (
     take_request,
     unpack,
 )
-from ..loops import ResumableTrainLoop
+from ..loops import ResumableTrainLoop, validates
 
 # Not to begin with 'val', or the logger would take it for a metric.
 _VALIDATED = 'last_validated_epoch'
@@ -137,9 +137,7 @@ class SafeCheckpointHook(CheckpointHook):
         if hasattr(loop, '_decide_current_val_interval'):  # by `dynamic_intervals`
             loop._decide_current_val_interval()
         begun = isinstance(loop, ResumableTrainLoop) and loop.steps_done > 0
-        due = (
-            runner.val_loop is not None and epoch > 0 and epoch >= loop.val_begin and not begun
-            and (epoch % loop.val_interval == 0 or epoch == runner.max_epochs))
+        due = runner.val_loop is not None and epoch > 0 and not begun and validates(loop, epoch)
         if due and hub.get_info(_VALIDATED) != epoch:
             runner.logger.info(
                 f'Validating epoch {epoch}, of which this checkpoint knows no result.')
@@ -162,6 +160,13 @@ class SafeCheckpointHook(CheckpointHook):
                     'saved.')
 
     # ----------------------------------------------------------------- saving
+
+    def every_n_epochs(self, runner, n: int, start: int = 0) -> bool:
+        """Whether a checkpoint is due; of a run with a budget, intervals are the recipe's."""
+        course = getattr(runner.train_loop, 'course', None)
+        if course is None or n <= 0:
+            return super().every_n_epochs(runner, n, start)
+        return course.timeline.is_due(runner.epoch + 1, n, start)
 
     def after_train_epoch(self, runner) -> None:
         """Save when it is time, and when :func:`request_checkpoint` asked for it."""

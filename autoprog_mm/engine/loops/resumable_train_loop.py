@@ -1,10 +1,27 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
+from typing import Optional
+
 import torch.nn as nn
 from mmengine.runner import EpochBasedTrainLoop
 from mmpretrain.registry import LOOPS
 
 from ...datasets.seeded import skipping
+from ...growth.course import Course
 from ..micro_batches import train_step_in_parts
+
+
+def validates(loop: EpochBasedTrainLoop, epoch: int) -> bool:
+    """Whether an epoch is followed by a validation.
+
+    Args:
+        loop (EpochBasedTrainLoop): The training loop.
+        epoch (int): The epoch, from 1.
+    """
+    course = getattr(loop, 'course', None)
+    if course is not None:
+        return course.timeline.is_due(epoch, loop.val_interval, loop.val_begin)
+    return epoch >= loop.val_begin and (
+        epoch % loop.val_interval == 0 or epoch == loop.max_epochs)
 
 
 @LOOPS.register_module()
@@ -28,9 +45,23 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
     Attributes:
         num_parts (int): In how many parts the next step is done, set by
             ``MicroBatchHook``.
+        course (Course | None): That of a run with ``speedup``, set by
+            ``AutoProgHook``: how many epochs it has, and how far the recipe,
+            whose epochs ``max_epochs`` and intervals are, has come.
     """
 
     num_parts = 1
+    course: Optional[Course] = None
+
+    @property
+    def max_epochs(self) -> int:
+        """int: Epochs of the whole run."""
+        return self._max_epochs if self.course is None else self.course.max_epochs
+
+    @property
+    def max_iters(self) -> int:
+        """int: Steps of the whole run."""
+        return self.max_epochs * len(self.dataloader)
 
     @property
     def steps_done(self) -> int:
@@ -43,13 +74,21 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         Returns:
             Module: The model.
         """
+        runner = self.runner
         try:
-            return super().run()
+            runner.call_hook('before_train')
+            while self._epoch < self.max_epochs and not self.stop_training:
+                self.run_epoch()
+                self._decide_current_val_interval()
+                if runner.val_loop is not None and validates(self, self._epoch):
+                    runner.val_loop.run()
+            runner.call_hook('after_train')
+            return runner.model
         except BaseException:
             # mmengine itself tells them of a good end only.
-            for hook in self.runner.hooks:
+            for hook in runner.hooks:
                 if hasattr(hook, 'on_failure'):
-                    hook.on_failure(self.runner)
+                    hook.on_failure(runner)
             raise
 
     def run_iter(self, idx: int, data_batch: dict) -> None:
