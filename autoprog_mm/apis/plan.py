@@ -156,7 +156,7 @@ def _describe(runner, hook: AutoProgHook, processes: int, dtype: Optional[torch.
     # Of one process the loader knows best, for samplers may repeat.
     steps = len(loader) if processes == 1 else _steps(
         samples, processes, step_batch, loader.drop_last)
-    candidates = stage_choices(stages, search is not None)
+    candidates = stage_choices(stages, search and search.bounds)
     full = backbone.full_subnet
     limit = next((h.max_batch_per_step for h in runner.hooks if isinstance(h, MicroBatchHook)),
                  None)

@@ -49,7 +49,7 @@ def begin_course(runner, parts: RunParts, stages: List[Stage], search: Optional[
             'train_cfg.dynamic_intervals counts epochs of a run, which speedup of AutoProgHook '
             'changes. Use val_interval, which counts those of the recipe, or speedup=None.')
     subnets = {stage.subnet for stage in stages} | {
-        subnet for choices in stage_choices(stages, search is not None) for subnet in choices}
+        subnet for choices in stage_choices(stages, search and search.bounds) for subnet in choices}
     costs = {Subnet(*subnet): cost for *subnet, cost in state['costs']} \
         if state else _costs(runner, parts, sorted(subnets, key=parts.backbone.flops), budget)
     course = Course(stages, runner.max_epochs, steps, speedup, shares, costs, search)

@@ -7,7 +7,7 @@ from typing import Dict, List, Mapping, Optional, Sequence
 from ..utils.errors import UserError
 from .budget import Spending, Timeline, divide_budget
 from .schedule import Stage
-from .scoring import search_passes, stage_candidates
+from .scoring import search_passes, stage_candidates, stage_choices
 from .subnet import Subnet
 
 
@@ -138,13 +138,15 @@ class Course:
         spent = sum((s.end_epoch - s.begin_epoch) * s.cost for s in self._spent)
         in_stage = sum((s.end_epoch - s.begin_epoch) * s.cost
                        for s in self._spent if s.begin_epoch >= begin)
-        subnets = [choice or self.stages[index].subnet,
-                   *(stage.subnet for stage in self.stages[index + 1:])]
+        subnets = [choice or self.stages[index].subnet]
+        for stage in self.stages[index + 1:]:  # which nothing makes smaller
+            subnets.append(Subnet.covering([subnets[-1], stage.subnet]))
         costs = [self.costs[subnet] for subnet in subnets]
         whole = sum(self._shares) or 1.
         shares = [self.budget * share / whole for share in self._shares[index:]]
         shares[0] = max(0., shares[0] - in_stage)
-        lengths = divide_budget(self.budget - spent, costs, shares)
+        # Rounding may have left too little for an epoch each.
+        lengths = divide_budget(max(self.budget - spent, sum(costs)), costs, shares)
         searched = self._spent[-1].end_epoch - begin if in_stage else 0
         planned, at = [], begin
         for stage, length, cost in zip(self.stages[index:], lengths, costs):
@@ -166,15 +168,20 @@ class Course:
                 f'of the {len(rows)} stages. {way_out}')
         if self._search is None:
             return
-        whole = sum(self._shares)
-        for stage in self.stages[:-1]:
-            candidates = stage_candidates(self.stages, stage.index, stage.subnet)
-            share = self.budget * self._shares[stage.index] / whole
-            cost = self.search_cost(candidates) + max(self.costs[c] for c in candidates)
-            if len(candidates) > 1 and cost > share:
-                raise UserError(
-                    f'search.epochs ({self._search.epochs}) needs more than the budget of a '
-                    f'stage: with an epoch of what it chooses, the search of stage '
-                    f'{stage.index} costs {cost:.3g} epochs of the full network, and the stage '
-                    f'has {share:.3g}. Lower speedup or num_stages of AutoProgHook, or set '
-                    'search=None.')
+        before = [self.stages[0].subnet]
+        for stage, choices in zip(self.stages, stage_choices(self.stages, self._search.bounds)):
+            share = self.budget * self._shares[stage.index] / sum(self._shares)
+            for current in before:
+                candidates = stage_candidates(
+                    self.stages, stage.index, current, self._search.bounds)
+                if len(candidates) == 1:
+                    continue
+                cost = self.search_cost(candidates) + max(self.costs[c] for c in candidates)
+                if cost > share:
+                    raise UserError(
+                        f'search.epochs ({self._search.epochs}) may need more than the budget of '
+                        f'a stage: the search of stage {stage.index}, and an epoch of what it '
+                        f'chooses, cost up to {cost:.3g} epochs of the full network, and the '
+                        f'stage has {share:.3g}. Lower speedup or num_stages of AutoProgHook, or '
+                        'set search=None.')
+            before = choices

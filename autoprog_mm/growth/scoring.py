@@ -1,6 +1,7 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """Which subnets a search compares, when it looks at them, and how it chooses."""
 import math
+from dataclasses import dataclass
 from typing import List, Optional, Sequence, Tuple
 
 from ..utils.errors import UserError
@@ -15,24 +16,42 @@ TIMED_STEPS = 5
 FORWARD_SHARE = 1 / 3
 
 
+@dataclass(frozen=True)
+class SearchBounds:
+    """How far searches may go from the manual schedule.
+
+    Args:
+        first_stage (int): The first stage that is searched, from 0; those
+            before it run their row of the schedule. Defaults to 0.
+        max_lag (int, optional): How many stages a run may be behind the
+            schedule. Defaults to None, any number.
+    """
+
+    first_stage: int = 0
+    max_lag: Optional[int] = None
+
+
 def stage_candidates(stages: Sequence[Stage],
                      index: int,
                      current: Subnet,
-                     searches: bool = True) -> List[Subnet]:
+                     bounds: Optional[SearchBounds] = SearchBounds()) -> List[Subnet]:
     """The subnets that the search of stage ``index`` compares.
 
     In stage 0 these are all pairs of the first, the middle and the last of
-    the schedule's distinct depths and resolutions. Later it is up to three
-    distinct depths, beginning with the next, with the current resolution and
-    the next. So depth never stays behind (as in the authors' code); only when
-    it is full it stays.
+    the schedule's distinct depths and resolutions. Later it is the current
+    value, so that not growing is a choice, with the next two distinct depths
+    and the next distinct resolution. Of these, a ``max_lag`` leaves out what
+    is shallower or smaller than the schedule was so many stages before; with
+    0, not growing is a choice only for a run that is ahead. A stage before
+    ``first_stage`` has its row of the schedule alone.
 
     Args:
         stages (Sequence[Stage]): The schedule.
         index (int): Which stage begins.
         current (Subnet): What ran until now; not looked at in stage 0.
-        searches (bool): Whether there are searches; without, each stage has
-            its row of the schedule. Defaults to True.
+        bounds (SearchBounds | None): How far to go from the schedule; with
+            None nothing is searched, and each stage has its row. Defaults to
+            any distance, from the first stage on.
 
     Returns:
         list[Subnet]: The candidates, shallow and small ones first. A single
@@ -40,24 +59,29 @@ def stage_candidates(stages: Sequence[Stage],
     """
     depths = sorted({stage.subnet.depth for stage in stages})
     resolutions = sorted({stage.subnet.resolution for stage in stages})
-    if not searches or index == len(stages) - 1:
+    if bounds is None or index < bounds.first_stage or index == len(stages) - 1:
         return [stages[index].subnet]
     if index == 0:
         depths = sorted({depths[0], depths[len(depths) // 2], depths[-1]})
         resolutions = sorted({resolutions[0], resolutions[len(resolutions) // 2], resolutions[-1]})
     else:
-        depths = [d for d in depths if d > current.depth][:3] or [current.depth]
+        depths = [current.depth] + [d for d in depths if d > current.depth][:2]
         resolutions = ([current.resolution] +
                        [r for r in resolutions if r > current.resolution][:1])
+    if bounds.max_lag is not None:
+        least = stages[max(0, index - bounds.max_lag)].subnet
+        depths = [depth for depth in depths if depth >= least.depth]
+        resolutions = [size for size in resolutions if size >= least.resolution]
     return [Subnet(depth, resolution) for depth in depths for resolution in resolutions]
 
 
-def stage_choices(stages: Sequence[Stage], searches: bool = True) -> List[List[Subnet]]:
+def stage_choices(stages: Sequence[Stage],
+                  bounds: Optional[SearchBounds]) -> List[List[Subnet]]:
     """What each stage may run, whatever was chosen before it.
 
     Args:
         stages (Sequence[Stage]): The schedule.
-        searches (bool): See :func:`stage_candidates`. Defaults to True.
+        bounds (SearchBounds | None): See :func:`stage_candidates`.
 
     Returns:
         list[list[Subnet]]: For each stage, shallow and small ones first.
@@ -65,7 +89,7 @@ def stage_choices(stages: Sequence[Stage], searches: bool = True) -> List[List[S
     choices, before = [], [stages[0].subnet]
     for stage in stages:
         before = sorted({c for current in before
-                         for c in stage_candidates(stages, stage.index, current, searches)},
+                         for c in stage_candidates(stages, stage.index, current, bounds)},
                         key=lambda s: (s.depth, s.resolution))
         choices.append(before)
     return choices
@@ -97,11 +121,12 @@ def search_passes(search, num_steps: int, epoch: int = 0, steps: int = 0) -> flo
         epoch (int): Epochs of the search that are over. Defaults to 0.
         steps (int): Steps of the next that are done. Defaults to 0.
     """
-    evaluations = 0
-    for e in range(epoch, search.epochs):
-        # Each epoch begins with one, too.
-        due = [0] + evaluation_steps(num_steps, search.evals[min(e, 1)])
-        evaluations += sum(e > epoch or at > steps or (at == 0 == steps) for at in due)
+    evaluations = sum(
+        1 for e in range(epoch, search.epochs)
+        for at in evaluation_steps(num_steps, search.evals[min(e, 1)])
+        if e > epoch or at > steps)
+    if epoch == steps == 0:
+        evaluations += 1  # the one at the start
     passes = evaluations * min(search.eval_batches, num_steps) * FORWARD_SHARE
     return passes + (1 + TIMED_STEPS if search.cost == 'time' else 0)  # one warms up
 
@@ -128,11 +153,12 @@ def fit_exponent(costs: Sequence[float], losses: Sequence[float]) -> Optional[fl
 
 def choose(times: Sequence[float],
            losses: Sequence[float],
-           fallback_w: float = 0.) -> Tuple[int, float]:
+           fallback_w: float = 0.,
+           min_w: float = 0.) -> Tuple[int, float]:
     """Choose the candidate that is furthest below the trend of loss over cost.
 
-    Fits ``L = a * T ** -w`` by least squares in log space, w clipped at 0,
-    and takes the least ``L * T ** w`` (AutoProg paper, section 3.4).
+    Fits ``L = a * T ** -w`` by least squares in log space, w clipped at
+    ``min_w``, and takes the least ``L * T ** w`` (AutoProg paper, section 3.4).
 
     Args:
         times (Sequence[float]): Cost T of each candidate, above 0, any unit.
@@ -141,6 +167,8 @@ def choose(times: Sequence[float],
         fallback_w (float): The exponent to use where a fit isn't possible,
             with fewer than three finite candidates or fewer than two costs.
             Defaults to 0, which trades no accuracy for speed.
+        min_w (float): The least exponent, of a fit and of ``fallback_w``.
+            Defaults to 0.
 
     Returns:
         tuple[int, float]: Index of the choice, and w. Ties go to the cheaper.
@@ -164,9 +192,9 @@ def choose(times: Sequence[float],
     # A loss of exactly 0 has no logarithm; it is the best there can be.
     perfect = [i for i in finite if losses[i] <= 0]
     if perfect:
-        return min(perfect, key=lambda i: times[i]), fallback_w
+        return min(perfect, key=lambda i: times[i]), max(min_w, fallback_w)
     fitted = fit_exponent([times[i] for i in finite], [losses[i] for i in finite])
-    w = fallback_w if fitted is None else fitted
+    w = max(min_w, fallback_w if fitted is None else fitted)
     score = {i: math.log(losses[i]) + w * math.log(times[i]) for i in finite}
     least = min(score.values())
     ties = [i for i in finite if score[i] - least <= _TIE]

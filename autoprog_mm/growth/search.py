@@ -6,14 +6,15 @@ import torch.nn as nn
 from mmengine.dist import broadcast_object_list, get_rank
 from mmpretrain.registry import TASK_UTILS
 
-from ..utils.checks import check_int
+from ..utils.checks import check_int, check_number
 from ..utils.errors import UserError
 from .probe import labelled_batches, mean_losses, time_candidates
 from .schedule import Stage
-from .scoring import TIMED_STEPS, candidate_rows, choose, evaluation_steps
+from .scoring import TIMED_STEPS, SearchBounds, candidate_rows, choose, evaluation_steps
 from .subnet import Subnet
 
 COSTS = ('time', 'flops')
+REDUCTIONS = ('mean', 'last')
 
 
 @TASK_UTILS.register_module()
@@ -35,16 +36,39 @@ class OneShotSearch:
         cost (str): ``'time'``, the median time of a forward and backward step
             on rank 0, or ``'flops'``, which is the same in every run.
             Defaults to ``'time'``.
+        max_lag (int, optional): How many stages a choice may be behind the
+            manual schedule. A search sees what learns fastest in a few steps,
+            which favours what is small, and not that the rest is to be grown
+            in the last stage then. Defaults to None, any number, as in the
+            paper.
+        first_stage (int): The first stage that is searched, from 0. Those
+            before it run their row of the manual schedule, so that what wakes
+            up later has trained layers to copy. Defaults to 0, as in the
+            paper.
+        reduction (str): How a candidate's losses become one: their
+            ``'mean'``, as in the paper, which favours what has been trained
+            already, or the ``'last'``. Defaults to ``'mean'``.
+        min_w (float): The least exponent w of the trend, in [0, 1]. With
+            0.05, twice the cost must bring at least 3.4 % less loss. In short
+            searches the trend drowns in noise, w is 0, and any cost is paid
+            for the least loss. With two candidates, of which no trend can be
+            fitted, w is this or an earlier search's, whichever is larger.
+            Defaults to 0., as in the paper.
 
     Raises:
-        ValueError: For a number out of its range, or an unknown cost.
+        ValueError: For a number out of its range, an unknown cost or an
+            unknown reduction.
     """
 
     def __init__(self,
                  epochs: int = 2,
                  eval_batches: int = 50,
                  evals: Sequence[int] = (1, 4),
-                 cost: str = 'time') -> None:
+                 cost: str = 'time',
+                 max_lag: Optional[int] = None,
+                 first_stage: int = 0,
+                 reduction: str = 'mean',
+                 min_w: float = 0.) -> None:
         if not isinstance(evals, Sequence) or isinstance(evals, str) or len(evals) != 2:
             raise UserError(
                 f'search.evals must be two ints, evaluations in the first and in each later '
@@ -53,9 +77,16 @@ class OneShotSearch:
         check_int('search.eval_batches', eval_batches)
         check_int('search.evals[0]', evals[0])
         check_int('search.evals[1]', evals[1])
-        if cost not in COSTS:
-            raise UserError(f'search.cost must be one of {COSTS}, but got {cost!r}.')
+        check_int('search.max_lag', max_lag, least=0, optional=True)
+        check_int('search.first_stage', first_stage, least=0)
+        check_number('search.min_w', min_w, high=1.)
+        for name, value, known in (('cost', cost, COSTS), ('reduction', reduction, REDUCTIONS)):
+            if value not in known:
+                raise UserError(f'search.{name} must be one of {known}, but got {value!r}.')
         self.epochs = epochs
+        self.bounds = SearchBounds(first_stage, max_lag)
+        self.min_w = min_w
+        self.reduction = reduction
         self.eval_batches = eval_batches
         self.evals = tuple(evals)
         self.cost = cost
@@ -67,8 +98,6 @@ class OneShotSearch:
         self.record: Optional[dict] = None  # of the last decision
         self._batches: List[Tuple[torch.Tensor, torch.Tensor]] = []  # on the host, as loaded
         self._due: List[int] = []  # after how many steps of the epoch to score
-        self._epoch = -1  # of the search, that has begun
-        self._first = 0  # index of its first evaluation
 
     def check_stages(self, stages: Sequence[Stage]) -> None:
         """Raise a UserError unless a schedule has room for the searches.
@@ -76,7 +105,13 @@ class OneShotSearch:
         Args:
             stages (Sequence[Stage]): The schedule.
         """
-        for stage in stages[:-1]:
+        first = self.bounds.first_stage
+        if first >= len(stages) - 1:
+            raise UserError(
+                f'search.first_stage ({first}) must be below {len(stages) - 1}: stages count '
+                f'from 0, and the last of the {len(stages)} has nothing to search. Lower it, or '
+                'set search=None.')
+        for stage in stages[first:-1]:
             length = stage.end_epoch - stage.begin_epoch
             if self.epochs > length:
                 raise UserError(
@@ -95,7 +130,6 @@ class OneShotSearch:
         self.searching = True
         self.candidates = list(candidates)
         self.losses = [[] for _ in candidates]
-        self._epoch, self._first = -1, 0
         self._batches = []
 
     def begin_epoch(self, model: nn.Module, optim_wrapper, epoch: int, num_steps: int,
@@ -110,8 +144,7 @@ class OneShotSearch:
             draw (Callable): Gives as many scoring batches as it is told.
         """
         self.hold_batches(draw)
-        if epoch != self._epoch:  # or it was resumed in the middle
-            self._epoch, self._first = epoch, len(self.losses[0])
+        if not self.losses[0]:
             self.evaluate(model, optim_wrapper)
         self._due = evaluation_steps(num_steps, self.evals[min(epoch, 1)])
 
@@ -166,9 +199,7 @@ class OneShotSearch:
             w=self.w,
             searching=self.searching,
             candidates=[[c.depth, c.resolution] for c in self.candidates],
-            losses=[list(losses) for losses in self.losses],
-            epoch=self._epoch,
-            first=self._first)
+            losses=[list(losses) for losses in self.losses])
 
     def load_state_dict(self, state: dict) -> None:
         """Take up what :meth:`state_dict` gave.
@@ -186,7 +217,6 @@ class OneShotSearch:
         self.begin([Subnet(*c) for c in state['candidates']])
         self.searching = state['searching']
         self.losses = [list(losses) for losses in state['losses']]
-        self._epoch, self._first = state['epoch'], state['first']
         self.w = state['w']
 
     def _settings(self) -> dict:
@@ -194,7 +224,11 @@ class OneShotSearch:
             epochs=self.epochs,
             eval_batches=self.eval_batches,
             evals=list(self.evals),
-            cost=self.cost)
+            cost=self.cost,
+            max_lag=self.bounds.max_lag,
+            first_stage=self.bounds.first_stage,
+            reduction=self.reduction,
+            min_w=self.min_w)
 
     def hold_batches(self, draw: Callable[[int], Iterable[dict]]) -> None:
         """Draw the batches to score on, unless they are held already.
@@ -250,9 +284,9 @@ class OneShotSearch:
         flops = [model.backbone.flops(candidate) for candidate in self.candidates]
         times = None if self.cost == 'flops' else time_candidates(
             model, optim_wrapper, self.candidates, self._batches[0], TIMED_STEPS)
-        counted = [history[self._first:] for history in self.losses]
-        losses = [sum(history) / len(history) for history in counted]
-        index, self.w = choose(times or flops, losses, self.w)
+        losses = [history[-1] if self.reduction == 'last' else sum(history) / len(history)
+                  for history in self.losses]
+        index, self.w = choose(times or flops, losses, self.w, self.min_w)
         decision = [(index, self.w)]
         broadcast_object_list(decision)
         if decision[0] != (index, self.w):

@@ -31,7 +31,7 @@ class Forecast:
         steps_per_epoch (int): Training steps of an epoch.
         step (Callable): Seconds of a training step, of its subnet.
         search (OneShotSearch, optional): Only its settings ``epochs``,
-            ``evals``, ``eval_batches`` and ``cost`` are read.
+            ``evals``, ``eval_batches``, ``cost`` and ``bounds`` are read.
             Defaults to None, the manual schedule.
         own_work (bool): Whether to count what searches do besides training.
             Defaults to True.
@@ -85,7 +85,8 @@ class Forecast:
         if index == len(self.stages):
             return Range(0., 0.)
         stage = self.stages[index]
-        candidates = stage_candidates(self.stages, index, current, self.search is not None)
+        candidates = stage_candidates(self.stages, index, current,
+                                      self.search and self.search.bounds)
         return self._stage(stage, candidates, stage.begin_epoch, 0)
 
     def _stage(self, stage: Stage, candidates: List[Subnet], epoch: int, steps: int) -> Range:

@@ -38,10 +38,11 @@ def main() -> None:
     stages, backbone = read_stages(cfg, model), model.backbone
     backbone.min_depth = stages[0].subnet.depth
     settings = cfg.custom_hooks[0].search
+    bounds = TASK_UTILS.build(settings).bounds
     searches = {}
     for stage in stages[:-1]:
         current = stages[max(0, stage.index - 1)].subnet
-        candidates = stage_candidates(stages, stage.index, current)
+        candidates = stage_candidates(stages, stage.index, current, bounds)
         if len(candidates) > 1:
             searches[stage.index] = TASK_UTILS.build(dict(settings, eval_batches=1))
             searches[stage.index].begin(candidates)
@@ -70,8 +71,7 @@ def main() -> None:
         work = 0.
         if stage.index in searches:
             search = searches[stage.index]
-            # Each epoch begins with one.
-            evaluations = search.epochs + search.evals[0] + (search.epochs - 1) * search.evals[1]
+            evaluations = 1 + search.evals[0] + (search.epochs - 1) * search.evals[1]
             work = evaluations * batches_scored * median(scoring[stage.index]) + \
                 median(timing[stage.index]) * (search.cost == 'time')
         print(f'stage {stage.index + 1}: training {training:>10.0f} s, search {work:>8.0f} s')

@@ -193,6 +193,33 @@ def test_search(jpeg_root, tmp_path, monkeypatch, cost):
     assert record['stages'][-1]['search'] is None
 
 
+def test_search_that_stays_near_the_schedule(jpeg_root, tmp_path):
+    search = {**SEARCH, 'first_stage': 1, 'max_lag': 0, 'reduction': 'last', 'min_w': 0.05}
+    _, spy = run_spied(micro_config(jpeg_root, tmp_path, search))
+    stages = read_record(tmp_path)['stages']
+    # Up to first_stage all is as in the manual schedule.
+    begin, end, depth, resolution = STAGES[0]
+    steps = [step for step in spy.steps if begin <= step['epoch'] < end]
+    assert {step['active'] for step in steps} == {Subnet(depth, resolution)}
+    assert {step['resized_to'] for step in steps} == {None}
+    assert stages[0]['search'] is None
+    assert [epoch['magnitude'] for epoch in spy.epochs[:2]] == [4, 4]
+    # The search begins where the schedule stands: from 2x16 to depths of 3 or 4 at 24.
+    assert stages[1]['growth']['from'] == dict(depth=2, resolution=16)
+    assert [(c['depth'], c['resolution']) for c in stages[1]['search']['candidates']] == [
+        (3, 24), (4, 24)]
+    assert stages[1]['search']['w'] == 0.05  # two candidates have no trend
+    for stage, (_, _, depth, resolution) in zip(stages, STAGES):
+        assert stage['subnet']['depth'] >= depth
+        assert stage['subnet']['resolution'] >= resolution
+        for c in (stage['search'] or {}).get('candidates', ()):
+            assert c['depth'] >= depth and c['resolution'] >= resolution
+            assert c['loss'] == c['losses'][-1] != c['losses'][0]
+            assert c['score'] == pytest.approx(c['loss'] * c['flops']**stage['search']['w'])
+            assert not c['chosen'] or c['score'] == min(
+                other['score'] for other in stage['search']['candidates'])
+
+
 def test_checkpoints_are_plain_and_load_into_the_stock_model(manual):
     runner, _, folder = manual
     weights = load(folder / 'epoch_8.pth')['state_dict']

@@ -94,7 +94,8 @@ def test_a_search_is_refused_where_there_was_none(every_epoch, jpeg_root, tmp_pa
 
 
 @pytest.mark.parametrize('key, value', [
-    ('epochs', 2), ('eval_batches', 1), ('evals', (1, 1)), ('cost', 'time')])
+    ('epochs', 2), ('eval_batches', 1), ('evals', (1, 1)), ('cost', 'time'), ('max_lag', 1),
+    ('first_stage', 1), ('reduction', 'last'), ('min_w', 0.1)])
 def test_a_search_of_other_settings_is_refused(searched, key, value):
     from autoprog_mm.growth import OneShotSearch
     state = load(searched / 'epoch_1.pth')['autoprog']['search']
