@@ -22,6 +22,7 @@ from autoprog_mm.apis.plan import Plan, make_plan  # noqa: E402
 from autoprog_mm.growth import Subnet  # noqa: E402
 from autoprog_mm.launch import (  # noqa: E402
     OptionsAction,
+    add_speedup,
     exit_on_user_error,
     prepare_config,
     read_config,
@@ -46,6 +47,7 @@ def parse_args() -> argparse.Namespace:
         '--samples', type=int, help="training images, where the data isn't on this machine")
     parser.add_argument(
         '--measure', action='store_true', help='time training steps on this machine')
+    add_speedup(parser)
     parser.add_argument('--out', help='draw the schedule into this file (.png, .svg or .pdf)')
     parser.add_argument(
         '--cfg-options', nargs='+', action=OptionsAction, help='as those of tools/train.py')
@@ -59,7 +61,7 @@ def read_plan(args: argparse.Namespace) -> Plan:
     dtype = _DTYPES.get(cfg.get('optim_wrapper', {}).get('dtype'))
     cfg = prepare_config(cfg, argparse.Namespace(
         config=args.config, work_dir=None, launcher='none', amp=False, no_pin_memory=False,
-        cfg_options=args.cfg_options))
+        speedup=args.speedup, cfg_options=args.cfg_options))
     return make_plan(cfg, args.processes, args.samples, dtype, args.measure)
 
 
@@ -77,11 +79,11 @@ def write(plan: Plan) -> List[str]:
             f'Stage {stage.index + 1}, epochs {stage.begin_epoch + 1} to {stage.end_epoch}: ' +
             (f'a search of {plan.search_epochs} epoch{"s" if plan.search_epochs > 1 else ""}, that '
              f'may come to {names}.' if len(candidates) > 1 else f'{names}.'))
+    lines += ['', *_spending(plan)]
     lines += ['', f'{"depth x px":>10}  {"awake":>8}  {"GFLOPs":>7}  {"of full":>7}  '
               f'{"memory":>9}' + (f'  {"step":>9}' if plan.seconds else '')]
-    full = plan.subnets[plan.full]
     for subnet, cost in sorted(plan.subnets.items(), key=lambda item: item[1].flops):
-        share = cost.seconds / full.seconds if plan.seconds else cost.flops / full.flops
+        share = _cost(plan, subnet) / _cost(plan, plan.full)
         lines.append(
             f'{subnet!s:>10}  {cost.parameters / 1e6:>6.2f} M  {cost.flops / 1e9:>7.3g}  '
             f'{share:>7.1%}  {cost.memory / 2**30:>6.2f} GB' +
@@ -92,6 +94,11 @@ def write(plan: Plan) -> List[str]:
               (f'{low:.2f}' if high - low < 0.005 else
                f'{low:.2f} to {high:.2f}, as the searches choose ({plan.manual_speed_up:.2f} by '
                'the manual schedule)') + '.']
+    if plan.course.speedup is not None:
+        lines.append(
+            f'Promised: {plan.course.speedup:g}, by {plan.budget}; the {plan.course.epochs} '
+            f'epochs of the recipe pass in {plan.epochs}.' + (
+                '' if plan.search_epochs == 0 else ' Whatever searches choose takes that time.'))
     if plan.search_share:
         lines.append(
             f"The searches' own work, scoring and timing, is up to {plan.search_share:.1%} of the "
@@ -104,13 +111,30 @@ def write(plan: Plan) -> List[str]:
     return lines
 
 
+def _spending(plan: Plan) -> List[str]:
+    """What each stage spends, by its row of the manual schedule."""
+    lines = [f'{"stage":>5}  {"depth x px":>10}  {"epochs":>6}  {"images":>11}  {"compute":>7}  '
+             'learning rate']
+    spent = [(s.end_epoch - s.begin_epoch) * _cost(plan, s.subnet) for s in plan.stages]
+    rates = plan.rates or [None] * len(spent)
+    for stage, cost, ends in zip(plan.stages, spent, rates):
+        epochs = stage.end_epoch - stage.begin_epoch
+        lines.append(
+            f'{stage.index + 1:>5}  {stage.subnet!s:>10}  {epochs:>6}  '
+            f'{epochs * plan.samples:>11}  {cost / sum(spent):>7.1%}  ' +
+            ('as validations go' if ends is None else f'{ends[0]:.3g} to {ends[1]:.3g}'))
+    return lines
+
+
+def _cost(plan: Plan, subnet: Subnet) -> float:
+    mine = plan.subnets[subnet]
+    return mine.seconds if plan.seconds else mine.flops
+
+
 def draw(plan: Plan, path: str) -> None:
     """Draw depth, resolution and cost over the epochs, as bands where choices are open."""
-    full = plan.subnets[plan.full]
-
     def cost(subnet: Subnet) -> float:
-        mine = plan.subnets[subnet]
-        return 100 * (mine.seconds / full.seconds if plan.seconds else mine.flops / full.flops)
+        return 100 * _cost(plan, subnet) / _cost(plan, plan.full)
 
     parts = {**PARTS, 'Cost of a step in % of the full network': cost}
     manual = [(s.begin_epoch, s.end_epoch, s.subnet) for s in plan.stages]

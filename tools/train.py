@@ -8,6 +8,7 @@ import sys
 sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..'))
 
 from autoprog_mm.launch import (  # noqa: E402
+    add_speedup,
     build_runner,
     check_checkpoint,
     check_datasets,
@@ -30,6 +31,7 @@ def parse_args() -> argparse.Namespace:
         const='auto',
         help='resume from this checkpoint, or, if none is given, from the latest one in the '
         'work directory')
+    add_speedup(parser)
     parser.add_argument(
         '--no-validate', action='store_true', help='do not validate during training')
     parser.add_argument(

@@ -10,11 +10,14 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
+from mmengine.registry import PARAM_SCHEDULERS
 
 from ..datasets.seeded import batch_size_of
 from ..engine.hooks import AutoProgHook, MicroBatchHook
 from ..engine.micro_batches import num_parts
-from ..growth.probe import probe_steps
+from ..engine.pace import Pace
+from ..growth.course import Course
+from ..growth.probe import probe_batch, probe_steps
 from ..growth.schedule import Stage
 from ..growth.scoring import stage_choices
 from ..growth.subnet import Subnet
@@ -25,9 +28,7 @@ from ..utils.errors import UserError
 from ..utils.modules import unwrap
 from .planned_data import replace_missing_data
 
-# On the CPU steps are timed with as many images as take these multiply-adds in
-# the full network's forward pass, but with at least some.
-_CPU_FLOPS, _CPU_BATCH = 20e9, 8
+_PLANNED_STEPS = 200  # of an epoch, when schedulers are played
 
 
 @dataclass
@@ -61,6 +62,10 @@ class Plan:
         search_epochs (int): Epochs of each search, 0 without.
         subnets (dict[Subnet, SubnetPlan]): Costs of all of them.
         epochs (int): Of the run.
+        course (Course): What it costs, in epochs of the full network.
+        budget (str): What that cost is: ``'time'`` or ``'flops'``.
+        rates (list[list[float]], optional): Learning rates at the ends of each
+            stage; None if they wait for the results of validations.
         steps_per_epoch (int): Of each process.
         batch_size (int): Images of an update.
         step_batch (int): Images of a step of one process.
@@ -81,6 +86,9 @@ class Plan:
     search_epochs: int
     subnets: Dict[Subnet, SubnetPlan]
     epochs: int
+    course: Course
+    budget: str
+    rates: Optional[List[List[float]]]
     steps_per_epoch: int
     batch_size: int
     step_batch: int
@@ -126,11 +134,16 @@ def make_plan(cfg: Config, processes: int = 1, samples: Optional[int] = None,
         MMLogger.get_instance('mmengine').setLevel(logging.ERROR)
         runner = build_runner(cfg)
         runner.register_hook(_StopHook(), 'LOWEST')
+        hook = next((h for h in runner.hooks if isinstance(h, AutoProgHook)), None)
+        if hook is not None and hook.budget['speedup'] is not None and not measure:
+            if hook.budget['budget'] == 'time':
+                notes.append('The run itself times its steps first; here multiply-adds count '
+                             '(--measure times steps on this machine).')
+            hook.budget['budget'] = 'flops'
         try:
             runner.train()
         except _StopError:
             pass
-        hook = next((h for h in runner.hooks if isinstance(h, AutoProgHook)), None)
         if hook is None:
             raise UserError(
                 'custom_hooks of the config has no AutoProgHook, so nothing grows and there is '
@@ -169,9 +182,12 @@ def _describe(runner, hook: AutoProgHook, processes: int, dtype: Optional[torch.
     def step(subnet: Subnet) -> float:
         return costs[subnet].seconds if measure else costs[subnet].flops
 
-    baseline = steps * stages[-1].end_epoch * step(full)
-    whole = Forecast(stages, steps, step, search).whole()
-    trained = Forecast(stages, steps, step, search, own_work=False).whole()
+    course = hook.course
+    baseline = steps * course.epochs * step(full)
+    # In a budget, a run takes as long as that of the rows, whatever searches choose.
+    searching = search if course.speedup is None else None
+    whole = Forecast(stages, steps, step, searching).whole()
+    trained = Forecast(stages, steps, step, searching, own_work=False).whole()
     return Plan(
         model=type(backbone).__name__,
         full=full,
@@ -179,7 +195,10 @@ def _describe(runner, hook: AutoProgHook, processes: int, dtype: Optional[torch.
         candidates=candidates,
         search_epochs=0 if search is None else search.epochs,
         subnets=costs,
-        epochs=stages[-1].end_epoch,
+        epochs=course.max_epochs,
+        course=course,
+        budget=hook.budget['budget'],
+        rates=_rates(runner, hook),
         steps_per_epoch=steps,
         batch_size=step_batch * processes * runner.optim_wrapper._accumulative_counts,
         step_batch=step_batch,
@@ -189,6 +208,33 @@ def _describe(runner, hook: AutoProgHook, processes: int, dtype: Optional[torch.
         search_share=max(1 - t / w for t, w in zip(trained, whole)),
         seconds=whole if measure else None,
         notes=notes)
+
+
+def _rates(runner, hook: AutoProgHook) -> Optional[List[List[float]]]:
+    """Learning rates at the ends of stages."""
+    schedulers = runner.cfg.get('param_scheduler') or []
+    schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
+    steps = len(runner.train_dataloader)
+    if all(scheduler.get('by_epoch', True) for scheduler in schedulers):
+        # Three digits need no more steps, and a million steps take long.
+        steps = min(steps, _PLANNED_STEPS)
+    wrapper = runner.build_optim_wrapper(runner.cfg.optim_wrapper)
+    built = [PARAM_SCHEDULERS.build(
+        {'end': hook.course.epochs, **scheduler} if scheduler.get('by_epoch', True) else
+        {'end': hook.course.epochs * steps, **scheduler},
+        default_args=dict(optimizer=wrapper, epoch_length=steps)) for scheduler in schedulers]
+    try:
+        pace = Pace(wrapper, built, steps)
+    except UserError:
+        return None
+    rates, recipe_epoch = [], hook.course.timeline.recipe_epoch
+    for stage in hook.stages:
+        ends = []
+        for epoch in (stage.begin_epoch, stage.end_epoch):
+            pace.set(recipe_epoch(epoch))
+            ends.append(wrapper.param_groups[0]['lr'])
+        rates.append(ends)
+    return rates
 
 
 def _steps(samples: int, processes: int, batch_size: int, drop_last: bool) -> int:
@@ -222,10 +268,7 @@ def _measure(runner, costs: Dict[Subnet, SubnetPlan], step_batch: int,
              max_batch: Optional[int]) -> List[str]:
     """Time a step of each subnet; returns notes on how."""
     model, notes = unwrap(runner.model), []
-    batch = min(step_batch, max_batch or step_batch)
-    if next(model.parameters()).device.type == 'cpu':
-        flops = model.backbone.flops(model.backbone.full_subnet)
-        batch = min(batch, max(_CPU_BATCH, int(_CPU_FLOPS / flops)))
+    batch = probe_batch(model, min(step_batch, max_batch or step_batch))
     if batch < step_batch:
         notes.append(f'Steps were timed with {batch} images and scaled to {step_batch}.')
     notes.append('Measured steps are forward and backward passes: the optimizer and waiting for '

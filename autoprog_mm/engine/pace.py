@@ -1,5 +1,6 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """The recipe's learning rate and momentum, over consumed compute."""
+import math
 from copy import deepcopy
 from types import SimpleNamespace
 from typing import Any, List, Sequence
@@ -32,13 +33,21 @@ class Pace:
                     f'{type(scheduler).__name__} of param_scheduler waits for validations. Use '
                     'another scheduler, or speedup=None.')
         self._optim_wrapper = optim_wrapper  # a resume replaces its groups
+        # Many groups are alike, and are scheduled alike.
+        options, kinds = _options(optim_wrapper.param_groups), []
+        for group in options:
+            if group not in kinds:
+                kinds.append(group)
+        self._kinds = [kinds.index(group) for group in options]
         # All that a scheduler wants of an optimizer.
         self._optimizer = SimpleNamespace(
-            param_groups=self._options(optim_wrapper.param_groups), step=_counted, _global_step=0)
+            param_groups=[dict(group) for group in kinds], step=_counted, _global_step=0)
         self._schedulers = deepcopy(list(schedulers), {id(optim_wrapper): self._optimizer})
+        for scheduler in self._schedulers:
+            scheduler.base_values = [scheduler.base_values[options.index(kind)] for kind in kinds]
         self._steps_per_epoch = steps_per_epoch
         self._step = 0
-        self._before = self._after = self._options(self._optimizer.param_groups)
+        self._before = self._after = kinds
 
     def set(self, epoch: float) -> None:
         """Set the values of a moment of the recipe; moments ascend.
@@ -48,29 +57,33 @@ class Pace:
         """
         # Round-off must not keep a moment off its step.
         moment = round(epoch * self._steps_per_epoch, 6)
-        while self._step < moment:
-            self._advance()
+        step = math.ceil(moment)
+        if self._step < step:
+            self._advance(step - 1)
+            self._before = _options(self._optimizer.param_groups)
+            self._advance(step)
+            self._after = _options(self._optimizer.param_groups)
         part = moment - (self._step - 1)
-        for group, before, after in zip(
-                self._optim_wrapper.param_groups, self._before, self._after):
+        for group, kind in zip(self._optim_wrapper.param_groups, self._kinds):
+            before, after = self._before[kind], self._after[kind]
             for key in after:
                 group[key] = _between(before[key], after[key], part)
 
-    def _advance(self) -> None:
-        """To the next step, as ``ParamSchedulerHook`` does."""
-        self._step += 1
-        for by_epoch in (False, True):
-            if by_epoch and self._step % self._steps_per_epoch:
-                continue
-            for scheduler in self._schedulers:
-                if scheduler.by_epoch is by_epoch:
+    def _advance(self, step: int) -> None:
+        """To a step, as ``ParamSchedulerHook`` does."""
+        by_epoch = [s for s in self._schedulers if s.by_epoch]
+        by_step = [s for s in self._schedulers if not s.by_epoch]
+        while self._step < step:
+            self._step += 1
+            for scheduler in by_step:
+                scheduler.step()
+            if self._step % self._steps_per_epoch == 0:
+                for scheduler in by_epoch:
                     scheduler.step()
-        self._before, self._after = self._after, self._options(self._optimizer.param_groups)
 
-    @staticmethod
-    def _options(groups: Sequence[dict]) -> List[dict]:
-        return [{key: value for key, value in group.items() if key != 'params'}
-                for group in groups]
+
+def _options(groups: Sequence[dict]) -> List[dict]:
+    return [{key: value for key, value in group.items() if key != 'params'} for group in groups]
 
 
 def _counted() -> None:

@@ -6,7 +6,7 @@ from mmengine.dist import broadcast_object_list
 
 from ..datasets.seeded import batch_size_of
 from ..growth.course import Course
-from ..growth.probe import probe_steps
+from ..growth.probe import probe_batch, probe_steps
 from ..growth.schedule import Stage
 from ..growth.scoring import stage_choices
 from ..growth.search import OneShotSearch
@@ -63,8 +63,8 @@ def _costs(runner, parts: RunParts, subnets: Sequence[Subnet], budget: str) -> D
         seconds = {subnet: parts.backbone.flops(subnet) for subnet in subnets}
     else:
         # All ranks time, since a model may synchronise in its forward pass.
-        seconds = probe_steps(parts.model, parts.optim_wrapper, subnets,
-                              batch_size_of(runner.train_dataloader), _ROUNDS)
+        batch = probe_batch(parts.model, batch_size_of(runner.train_dataloader))
+        seconds = probe_steps(parts.model, parts.optim_wrapper, subnets, batch, _ROUNDS)
     full = seconds[parts.backbone.full_subnet]
     # Two digits are what a measurement is worth.
     costs = [{subnet: float(f'{cost / full:.2g}') if budget == 'time' else cost / full

@@ -13,6 +13,10 @@ from mmengine.dist import all_reduce, broadcast_object_list
 from ..utils import resize_batch
 from .subnet import Subnet
 
+# On the CPU steps are timed with as many images as take these multiply-adds in
+# the full network's forward pass, but with at least some.
+_CPU_FLOPS, _CPU_BATCH = 20e9, 8
+
 
 def time_steps(model: nn.Module,
                optim_wrapper,
@@ -89,6 +93,19 @@ def probe_steps(model: nn.Module, optim_wrapper, subnets: Sequence[Subnet], batc
     with all_awake(model.backbone), model.backbone.not_compiled():
         seconds = time_steps(model, optim_wrapper, subnets, images, labels, rounds)
     return dict(zip(subnets, seconds))
+
+
+def probe_batch(model: nn.Module, batch_size: int) -> int:
+    """Of how many images a step is timed; on the CPU of so few that it doesn't take long.
+
+    Args:
+        model (Module): The classifier, without a model wrapper.
+        batch_size (int): Images of a step.
+    """
+    if next(model.parameters()).device.type != 'cpu':
+        return batch_size
+    flops = model.backbone.flops(model.backbone.full_subnet)
+    return min(batch_size, max(_CPU_BATCH, int(_CPU_FLOPS / flops)))
 
 
 def time_candidates(model: nn.Module, optim_wrapper, candidates: Sequence[Subnet],

@@ -18,6 +18,19 @@ class OptionsAction(DictAction):
         super().__call__(parser, namespace, values, option_string)
 
 
+def add_speedup(parser: argparse.ArgumentParser) -> None:
+    """Add the option ``--speedup``.
+
+    Args:
+        parser (ArgumentParser): With a tool's own arguments.
+    """
+    parser.add_argument(
+        '--speedup',
+        type=float,
+        help='train in this part of what the recipe costs at full size; sets speedup of '
+        'AutoProgHook')
+
+
 def parse_with_common(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Parse the command line, with the options that all tools have added.
 

@@ -110,6 +110,14 @@ def _merge_training(cfg: Config, args: argparse.Namespace) -> None:
             raise UserError(
                 '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config.')
         cfg.auto_scale_lr.enable = True
+    if getattr(args, 'speedup', None) is not None:
+        hooks = [hook for hook in cfg.get('custom_hooks') or []
+                 if str(hook.get('type')).split('.')[-1] == 'AutoProgHook']
+        if not hooks:
+            raise UserError(
+                '--speedup is a setting of AutoProgHook, which custom_hooks of the config does '
+                "not have. dict(type='AutoProgHook', num_stages=1) is the baseline.")
+        hooks[0].speedup = args.speedup
     resume = getattr(args, 'resume', None)
     if resume == 'auto' and cfg.get('load_from') and not glob(osp.join(cfg.work_dir, '*.pth')):
         # A first start, of a run that begins with others' weights.

@@ -15,8 +15,10 @@ COSINE = dict(type='CosineAnnealingLR', T_max=6, eta_min=0.001, begin=2, end=8,
 
 
 def build(schedulers, optimizer='AdamW', **options):
-    weights = [torch.nn.Parameter(torch.zeros(2)) for _ in range(2)]
-    groups = [dict(params=weights[:1], lr=0.5), dict(params=weights[1:])]
+    weights = [torch.nn.Parameter(torch.zeros(2)) for _ in range(4)]
+    # Two are alike.
+    groups = [dict(params=[weight], lr=lr) for weight, lr in zip(weights, (0.5, 0.1, 0.5, 0.1))]
+    groups[3]['weight_decay'] = 0.3
     wrapper = OptimWrapper(getattr(torch.optim, optimizer)(groups, lr=0.1, **options))
     return wrapper, [
         PARAM_SCHEDULERS.build(cfg, default_args=dict(optimizer=wrapper, epoch_length=STEPS))

@@ -130,5 +130,5 @@ def test_the_largest_speedup_that_is_named_works():
 
 def test_a_search_that_its_stage_cannot_pay_is_refused():
     search = OneShotSearch(epochs=2, cost='flops')
-    with pytest.raises(ValueError, match=r'search.epochs \(2\) may need more than the budget of a '):
+    with pytest.raises(ValueError, match=r'search.epochs \(2\) may need more than the '):
         course(4, epochs=20, search=search)
