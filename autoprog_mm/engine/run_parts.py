@@ -74,7 +74,7 @@ class RunParts:
                 "A search resizes batches and needs data_preprocessor.type to be "
                 f"'ElasticDataPreprocessor', but got "
                 f'{type(model.data_preprocessor).__name__}. Set it, or search=None.')
-        _check_accumulation(runner)
+        _align_accumulation(runner)
         _check_hooks(runner)
         wrapper = runner.model if is_model_wrapper(runner.model) else None
         return cls(model, wrapper, backbone, runner.optim_wrapper, pipelines)
@@ -154,10 +154,10 @@ def _check_hooks(runner) -> None:
                 'AutoProgHook. Add it, or leave the key out.')
 
 
-def _check_accumulation(runner) -> None:
+def _align_accumulation(runner) -> None:
     every, steps = runner.optim_wrapper._accumulative_counts, len(runner.train_dataloader)
+    runner.optim_wrapper.steps_per_epoch = steps
     if steps % every:
         print_log(
-            f'accumulative_counts ({every}) does not divide the {steps} steps of an epoch: the '
-            'gradients that an epoch ends with, before an update is due, are dropped.',
-            logger='current')
+            f'accumulative_counts ({every}) does not divide the {steps} steps of an epoch: its '
+            f'last update is of {steps % every}.', logger='current')

@@ -179,9 +179,6 @@ class AutoProgHook(Hook):
         """Decide, if this was a search's last epoch, before it is saved."""
         self.record.switch('train')
         parts = self.parts
-        # Gradients that are still accumulating are of weights that a growth
-        # replaces, and a resumed run would not have them.
-        parts.optim_wrapper.zero_grad()
         if self.searching:
             with self.record.on('search'):
                 self._choice = self.search.end_epoch(

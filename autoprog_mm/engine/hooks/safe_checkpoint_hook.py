@@ -50,7 +50,8 @@ class SafeCheckpointHook(CheckpointHook):
     what the model is built of. Local work directories only.
 
     Args:
-        interval (int): Epochs (or steps) between checkpoints. Defaults to 1.
+        interval (int): Epochs (or steps) between checkpoints; where gradients
+            accumulate, they come with the next update. Defaults to 1.
         by_epoch (bool): Whether ``interval`` counts epochs. With False, steps,
             a run needs ``ResumableTrainLoop``. Defaults to True.
         max_keep_ckpts (int): How many of the latest to keep, besides the best
@@ -61,8 +62,7 @@ class SafeCheckpointHook(CheckpointHook):
 
     Raises:
         ValueError: For unknown arguments, and before training if there is
-            nothing whole to resume from or a step of ``interval`` is in the
-            middle of accumulating gradients.
+            nothing whole to resume from.
         RuntimeError: If a checkpoint can't be written.
     """
 
@@ -83,6 +83,7 @@ class SafeCheckpointHook(CheckpointHook):
         # Of checkpoints that end no epoch; the parent has one template only.
         self._step_template = _STEP_TEMPLATE if by_epoch else self.filename_tmpl
         self._kept: List[str] = []  # names, in the order of saving
+        self._due = False  # a checkpoint by steps, that waits for an update
         self._config_text = ConfigText()
 
     # ------------------------------------------------------------- run begins
@@ -153,13 +154,6 @@ class SafeCheckpointHook(CheckpointHook):
                 'SafeCheckpointHook with by_epoch=False saves in the middle of epochs, and needs '
                 "train_cfg.type='ResumableTrainLoop' to resume there, but train_cfg builds "
                 f'{type(runner.train_loop).__name__}.')
-        every = runner.optim_wrapper._accumulative_counts
-        for name, steps in (('interval', self.interval), ('save_begin', self.save_begin)):
-            if steps > 0 and steps % every:
-                raise UserError(
-                    f'{name} of SafeCheckpointHook ({steps} steps) must be a multiple of '
-                    f'accumulative_counts ({every}), since gradients that accumulate are not '
-                    'saved.')
 
     # ----------------------------------------------------------------- saving
 
@@ -172,6 +166,18 @@ class SafeCheckpointHook(CheckpointHook):
             epoch = runner.epoch + 1
             self._save(runner, self.filename_tmpl.format(epoch if self.by_epoch else runner.iter),
                        dict(epoch=epoch, iter=runner.iter))
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Save when it is time, and no gradients accumulate, which are not saved."""
+        if self.by_epoch:
+            return
+        self._due = self._due or self.every_n_train_iters(
+            runner, self.interval, self.save_begin) or (
+                self.save_last and self.is_last_train_iter(runner))
+        if self._due and runner.optim_wrapper.should_update():
+            self._due = False
+            runner.logger.info(f'Saving checkpoint at {runner.iter + 1} iterations')
+            self._save_checkpoint(runner)
 
     def save_now(self, runner, step: Optional[int]) -> str:
         """Save what there is, out of turn.

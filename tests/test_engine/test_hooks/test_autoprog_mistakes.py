@@ -182,15 +182,6 @@ TOGETHER = {
         lambda cfg: (cfg.default_hooks.checkpoint.update(by_epoch=False),
                      cfg.train_cfg.update(type='EpochBasedTrainLoop')),
         "by_epoch=False.*train_cfg.type='ResumableTrainLoop'.*EpochBasedTrainLoop"),
-    'steps that accumulate': (
-        lambda cfg: (cfg.default_hooks.checkpoint.update(by_epoch=False, interval=4),
-                     cfg.optim_wrapper.update(accumulative_counts=3)),
-        r'interval of SafeCheckpointHook \(4 steps\).*accumulative_counts \(3\)'),
-    'first step that accumulates': (
-        lambda cfg: (cfg.default_hooks.checkpoint.update(
-            by_epoch=False, interval=6, save_begin=4),
-            cfg.optim_wrapper.update(accumulative_counts=3)),
-        r'save_begin of SafeCheckpointHook \(4 steps\).*accumulative_counts \(3\)'),
     'iterations': (lambda cfg: (
         setattr(cfg, 'train_cfg', dict(by_epoch=False, max_iters=8)),
         setattr(cfg, 'param_scheduler', None)), r'EpochBasedTrainLoop.*IterBasedTrainLoop'),
