@@ -5,6 +5,7 @@ from dataclasses import astuple
 from typing import List, Optional, Sequence
 
 import torch.nn as nn
+from mmengine.hooks import EarlyStoppingHook
 from mmengine.logging import print_log
 
 from ..growth.schedule import Stage
@@ -113,6 +114,27 @@ def check_state(state: dict, stages: Sequence[Stage], steps_per_epoch: int,
             f'The checkpoint was made with {state["steps_per_epoch"]} steps an epoch, but now '
             f'there are {steps_per_epoch}. Resume with the same data, batch size and '
             'number of processes.')
+
+
+def recall_validations(runner) -> None:
+    """Tell ``EarlyStoppingHook`` of the validations before a resume, which it does not save.
+
+    Args:
+        runner (Runner): One that has read a checkpoint.
+    """
+    for hook in runner.hooks:
+        scores = runner.message_hub.log_scalars.get(f'val/{getattr(hook, "monitor", None)}')
+        if not isinstance(hook, EarlyStoppingHook) or scores is None:
+            continue
+        for score in scores.data[0].tolist():
+            stops, reason = hook._check_stop_condition(score)
+            if stops:
+                runner.train_loop.stop_training = True
+                print_log(
+                    f'The run that is resumed was stopped early, and is stopped again: {reason} '
+                    'Set other options of EarlyStoppingHook to go on.', logger='current',
+                    level=logging.WARNING)
+                break
 
 
 def wake_as_saved(state: dict, model: nn.Module) -> None:

@@ -152,11 +152,16 @@ class StageRecord:
              **{f'autoprog/search_{key}': chosen[key] for key in ('depth', 'resolution', 'loss')}},
             step=self._runner.iter)
 
-    def finish(self) -> None:
-        """Close the record of a run that has trained to its end."""
-        self.ledger.finished = True
-        self.ledger.close()
+    def finish(self, awake: Subnet) -> None:
+        """Close the record of a run that has ended, with ``awake`` awake."""
+        epochs, planned = self._runner.epoch, self._runner.max_epochs
+        self.ledger.finish(epochs, planned)
         self.write()
+        if epochs < planned:
+            print_log(
+                f'The run was stopped early, after {epochs} of {planned} epochs: a hook, such as '
+                f'EarlyStoppingHook, has set stop_training. {awake} of {self.ledger.full} (depth '
+                'x pixels) was awake.', logger='current', level=logging.WARNING)
 
     def write(self) -> None:
         """Write ``autoprog.json``, on the main process."""

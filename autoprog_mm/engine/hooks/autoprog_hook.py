@@ -121,7 +121,7 @@ class AutoProgHook(Hook):
         self.grower = Grower(parts, self.inputs, self.randomness)
         self.record = StageRecord(runner, parts, self.stages, self.search, self.max_growth_jump)
         if runner._resume and self._loaded is not None:
-            self._resume(self._loaded)
+            self._resume(runner, self._loaded)
         self._loaded = None
         self.record.ledger.open()
 
@@ -222,7 +222,7 @@ class AutoProgHook(Hook):
             resume.wake_as_saved(self._loaded, runner.model)
 
     def after_train(self, runner) -> None:
-        self.record.finish()
+        self.record.finish(self.parts.backbone.awake_subnet)
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         checkpoint[resume.KEY] = resume.pack_state(
@@ -236,7 +236,7 @@ class AutoProgHook(Hook):
         self._loaded = checkpoint.get(resume.KEY) if not runner._resume else resume.find_state(
             checkpoint, runner.model, runner.param_schedulers is not None)
 
-    def _resume(self, state: dict) -> None:
+    def _resume(self, runner, state: dict) -> None:
         resume.check_state(state, self.stages, self.inputs.num_steps, self.search)
         self.inputs.sampler_seed = state['sampler_seed']
         self.stage_index = state['index']
@@ -245,3 +245,4 @@ class AutoProgHook(Hook):
             self.search.load_state_dict(state['search'])
         self.record.ledger.load_state_dict(state['ledger'])
         self.parts.optim_wrapper.shrink(self.parts.backbone, Subnet(*state['subnet']))
+        resume.recall_validations(runner)
