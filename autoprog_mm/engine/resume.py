@@ -15,6 +15,8 @@ from ..models.elastic import ElasticBackbone
 from ..utils.errors import UserError
 from ..utils.modules import unwrap
 from .checkpoint import differing_parameters
+from .optimizers import MoGrowMixin
+from .run_settings import check_settings
 
 KEY = 'autoprog'
 # Version of the hook's checkpoint state.
@@ -42,6 +44,7 @@ def pack_state(backbone: ElasticBackbone, stages: Sequence[Stage], steps_per_epo
         schema=SCHEMA,
         model=type(backbone).__name__,
         stages=schedule_rows(stages),
+        regularization=[dict(stage.regularization) for stage in stages],
         steps_per_epoch=steps_per_epoch,
         subnet=astuple(backbone.awake_subnet),
         search=None if search is None else search.state_dict(),
@@ -49,21 +52,20 @@ def pack_state(backbone: ElasticBackbone, stages: Sequence[Stage], steps_per_epo
         **position)
 
 
-def find_state(checkpoint: dict, model: nn.Module, schedules: bool) -> dict:
+def find_state(checkpoint: dict, runner) -> dict:
     """The state to resume from.
 
     Args:
         checkpoint (dict): As loaded.
-        model (Module): The model to resume, wrapped or not.
-        schedules (bool): Whether the run has parameter schedulers.
+        runner (Runner): The run that is to go on from it.
 
     Returns:
         dict: From :func:`pack_state`.
 
     Raises:
-        UserError: If the checkpoint has none, or is of another model.
+        UserError: If the checkpoint has none, or is of another run.
     """
-    expected = ['optimizer'] + schedules * ['param_schedulers']
+    expected = ['optimizer'] + bool(runner.param_schedulers) * ['param_schedulers']
     missing = [key for key in expected if key not in checkpoint]
     if missing:
         raise UserError(
@@ -81,11 +83,14 @@ def find_state(checkpoint: dict, model: nn.Module, schedules: bool) -> dict:
             f'reads schema {SCHEMA}. Resume with the version that it was made with, or '
             'use load_from without resume to start from its weights.')
     # mmengine would only warn, and train on with what fits.
-    differing = differing_parameters(unwrap(model).state_dict(), checkpoint['state_dict'])
+    differing = differing_parameters(unwrap(runner.model).state_dict(), checkpoint['state_dict'])
     if differing is not None:
         raise UserError(
             f'The checkpoint is of another model, a {state["model"]}: {differing}. Resume with '
             'the model that it was made with.')
+    # Older ones have none, and another wrapper is refused when the run begins.
+    if 'settings' in state and isinstance(runner.optim_wrapper, MoGrowMixin):
+        check_settings(checkpoint, state['settings'], runner)
     return state
 
 
@@ -105,6 +110,12 @@ def check_state(state: dict, stages: Sequence[Stage], steps_per_epoch: int,
             'The checkpoint was made with another schedule. Stages as [begin epoch, end '
             f'epoch, depth, resolution]: {state["stages"]} there, {mine} here. Resume with '
             'the same num_stages, initial_scale, max_epochs and model.')
+    mine = [dict(stage.regularization) for stage in stages]
+    if state.get('regularization', mine) != mine:
+        raise UserError(
+            f'The checkpoint was made with other strengths of regularization in its stages: '
+            f'{state["regularization"]} there, {mine} here. Resume with the same regularization of '
+            'AutoProgHook.')
     if (state['search'] is None) != (search is None):
         raise UserError(
             f'The checkpoint was made {"without" if search else "with"} a search and '

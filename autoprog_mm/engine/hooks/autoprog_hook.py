@@ -18,6 +18,7 @@ from .. import resume
 from ..checkpoint import request_checkpoint, unpack
 from ..grower import Grower
 from ..run_parts import RunParts
+from ..run_settings import run_settings
 from ..stage_inputs import StageInputs
 from ..stage_record import StageRecord
 
@@ -228,13 +229,14 @@ class AutoProgHook(Hook):
         checkpoint[resume.KEY] = resume.pack_state(
             self.parts.backbone, self.stages, self.inputs.num_steps, self.search, self._choice,
             index=self.stage_index,
+            settings=run_settings(runner),
             sampler_seed=self.inputs.sampler_seed,
             ledger=self.record.ledger.state_dict())
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         unpack(checkpoint)  # or mmengine would run its config, without SafeCheckpointHook
         self._loaded = checkpoint.get(resume.KEY) if not runner._resume else resume.find_state(
-            checkpoint, runner.model, runner.param_schedulers is not None)
+            checkpoint, runner)
 
     def _resume(self, runner, state: dict) -> None:
         resume.check_state(state, self.stages, self.inputs.num_steps, self.search)
