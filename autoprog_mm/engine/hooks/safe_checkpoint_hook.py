@@ -66,6 +66,9 @@ class SafeCheckpointHook(CheckpointHook):
         RuntimeError: If a checkpoint can't be written.
     """
 
+    # Besides those of its parent, metrics of mmpretrain.
+    _default_greater_keys = [*CheckpointHook._default_greater_keys, 'recall', 'f1-score']
+
     def __init__(self,
                  interval: int = 1,
                  by_epoch: bool = True,
