@@ -55,6 +55,10 @@ class RunParts:
                 'AutoProgHook needs an EpochBasedTrainLoop, but train_cfg builds '
                 f'{type(runner.train_loop).__name__}. Use train_cfg=dict(by_epoch=True, '
                 'max_epochs=...).')
+        if runner._randomness_cfg.get('diff_rank_seed'):
+            raise UserError(
+                'randomness.diff_rank_seed=True: the draws of ranks differ anyway, and what they '
+                'must agree on follows from one seed. Leave it out.')
         if is_model_wrapper(runner.model) and \
                 not isinstance(runner.model, ElasticDistributedDataParallel):
             raise UserError(

@@ -212,6 +212,8 @@ TOGETHER = {
     'validation images that cannot be loaded': (
         lambda cfg: cfg.val_dataloader.dataset.pipeline.insert(0, dict(type='PackInputs')),
         'val_dataloader: none of the first 8 samples can be loaded: '),
+    'seeds by rank': (lambda cfg: cfg.randomness.update(diff_rank_seed=True),
+                      r'randomness\.diff_rank_seed=True.*differ anyway.*Leave it out'),
     'iterations': (lambda cfg: (
         setattr(cfg, 'train_cfg', dict(by_epoch=False, max_iters=8)),
         setattr(cfg, 'param_scheduler', None)), r'EpochBasedTrainLoop.*IterBasedTrainLoop'),
