@@ -12,7 +12,8 @@ from mmengine.config import Config, ConfigDict
 from mmpretrain.registry import DATASETS
 
 from ..datasets.class_folders import ClassFolders
-from ..datasets.class_images import ClassImages, check_known, find_images, listed
+from ..datasets.class_images import ClassImages, check_known, class_name, find_images
+from ..datasets.image_files import listed
 from ..engine.checkpoint import MODEL_CONFIG, load_plain
 from ..utils.checks import check_int
 from ..utils.errors import UserError
@@ -81,6 +82,8 @@ def fill_custom_config(cfg: Config,
         ] for name in used
     }
     first = images[used[0]]
+    if cfg.get('classes') is not None:
+        cfg.classes = [class_name(name) for name in cfg.classes]
     if checkpoint is None:
         check_classes(*(images[name] for name in used), cfg.get('classes'))
     if cfg.get('classes') is None:
