@@ -11,6 +11,7 @@ from PIL import Image
 from ..datasets.class_images import ClassImages
 from ..datasets.image_files import describe_passed_over, listed, subfolders
 from ..utils.errors import UserError
+from .epoch_samples import EpochSamples
 
 
 def classes_of(parts: Sequence[ClassImages]) -> List[str]:
@@ -59,21 +60,31 @@ def check_classes(train: Sequence[ClassImages],
                 'needed.')
 
 
-def describe_count(parts: Sequence[ClassImages], held_out: bool) -> str:
-    """How many images there are, and how many of a class.
+def describe_count(parts: Sequence[ClassImages], samples: EpochSamples, held_out: bool) -> str:
+    """How many images there are, how many of a class, and how many samples they make.
 
     Args:
         parts (Sequence[ClassImages]): Images of one or several folders.
+        samples (EpochSamples): What an epoch makes of them.
         held_out (bool): Whether to tell the share, if they were held out.
     """
     of_class: Counter = Counter()
     for part in parts:
         of_class.update({name: len(files) for name, files in part.files.items()})
-    fewest, most = min(of_class.values()), max(of_class.values())
-    text = f'{sum(of_class.values())} images, {fewest}'
-    text += f'{"" if fewest == most else f" to {most}"} of each class'
+    text = f'{sum(of_class.values())} images, {_of_each(of_class)}'
     shares = [f'{part.share:g}' for part in parts if 0 < part.share < 1]
-    return f'{text}, held out by val_share={shares[0]}' if shares and held_out else text
+    if shares and held_out:
+        text += f', held out by val_share={shares[0]}'
+    if samples.reason:
+        text += f'; {samples.number} samples an epoch'
+        text += f', {_of_each(samples.of_class)}' if samples.of_class else ''
+        text += f', by {samples.reason}'
+    return text
+
+
+def _of_each(of_class: Counter) -> str:
+    fewest, most = min(of_class.values()), max(of_class.values())
+    return f'{fewest}{"" if fewest == most else f" to {most}"} of each class'
 
 
 def describe_ignored(parts: Iterable[ClassImages]) -> str:
