@@ -153,9 +153,10 @@ def _describe(runner, hook: AutoProgHook, processes: int, dtype: Optional[torch.
     loader, stages, search = runner.train_dataloader, hook.stages, hook.search
     backbone = unwrap(runner.model).backbone
     step_batch, samples = batch_size_of(loader), len(loader.dataset)
-    # Of one process the loader knows best, for samplers may repeat.
+    # What a sampler draws is what processes share; of one the loader knows best.
+    drawn = len(getattr(loader.batch_sampler, 'sampler', loader.sampler))
     steps = len(loader) if processes == 1 else _steps(
-        samples, processes, step_batch, loader.drop_last)
+        drawn, processes, step_batch, loader.drop_last)
     candidates = stage_choices(stages, search and search.bounds)
     full = backbone.full_subnet
     limit = next((h.max_batch_per_step for h in runner.hooks if isinstance(h, MicroBatchHook)),

@@ -26,9 +26,8 @@ import numpy as np
 import torch
 from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
-from mmpretrain.datasets import ImageNet
-from mmpretrain.datasets.custom import get_samples
 
+from autoprog_mm.datasets.image_files import find_image_files
 from autoprog_mm.launch import exit_on_user_error, read_config
 from autoprog_mm.utils import UserError, derive_seed, seed_sample, write_atomically
 
@@ -59,10 +58,7 @@ def find_images(args: argparse.Namespace) -> List[str]:
     """Paths below the folder, sorted."""
     if not osp.isdir(args.images):
         raise UserError(f'--images: there is no folder {args.images!r}.')
-    images, _ = get_samples(
-        args.images, None,
-        is_valid_file=lambda name: name.lower().endswith(ImageNet.IMG_EXTENSIONS))
-    images = sorted(images)[:args.limit]
+    images = find_image_files(args.images).files[:args.limit]
     if not images:
         raise UserError(f'--images: there are no images in {args.images!r}.')
     for image in images if args.prepared else []:
