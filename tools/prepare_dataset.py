@@ -17,8 +17,11 @@ import sys
 import time
 from typing import Sequence
 
+# Ctrl-C while libraries are imported, which takes seconds, just ends it.
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler and __name__ == '__main__':
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 # Works from a checkout that is not installed, too.
-sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..'))
+sys.path.insert(0, osp.join(osp.dirname(osp.realpath(__file__)), '..'))
 
 import autoprog_mm  # noqa: E402, F401  isort: skip  (before anything that imports torchvision)
 
@@ -37,7 +40,7 @@ from autoprog_mm.datasets.prepare import (  # noqa: E402
     is_current,
     prepare_all,
 )
-from autoprog_mm.launch import exit_on_user_error  # noqa: E402
+from autoprog_mm.launch import Parser, exit_on_user_error  # noqa: E402
 from autoprog_mm.utils import UserError, write_atomically  # noqa: E402
 from autoprog_mm.utils.checks import check_int, check_number  # noqa: E402
 
@@ -46,7 +49,7 @@ _UNFINISHED = re.compile(r'\.\d+\.tmp$')
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('source', help='folder of the images, most often one folder a class')
     parser.add_argument('target', help='folder of the copy')

@@ -7,10 +7,10 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn as nn
-from mmengine.config import Config
 
 from ..engine.checkpoint import MODEL_CONFIG, differing_parameters, load_plain
 from ..growth.subnet import Subnet
+from ..utils.config_files import read_config
 from ..utils.errors import UserError
 from ..utils.files import replacing
 from ..version import __version__
@@ -118,9 +118,7 @@ def load_strictly(model: nn.Module, weights: Dict[str, torch.Tensor], message: s
 
 def _read_config(checkpoint: str, loaded: dict, path: Optional[str]) -> dict:
     if path is not None:
-        if not osp.isfile(path):
-            raise UserError(f'--config: there is no file {path!r}.')
-        return Config.fromfile(path).to_dict()
+        return read_config(path, '--config').to_dict()
     config = loaded.get(MODEL_CONFIG)
     if not isinstance(config, dict):
         raise UserError(f'CKPT: {checkpoint!r} does not say what its model is built of, as '

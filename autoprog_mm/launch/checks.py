@@ -67,6 +67,9 @@ def check_datasets(cfg: Config, dataloaders: Sequence[str]) -> None:
 def _check_folder(key: str, dataset: dict) -> None:
     kind = DATASETS.get(dataset['type']) if isinstance(dataset['type'], str) else dataset['type']
     root = dataset.get('data_root') or ''
+    if not isinstance(root, str):
+        raise UserError(f'{key}.data_root must be the path of one folder, but is {root!r}. Write a '
+                        f'path with a comma as {key}.data_root=\'"a,b"\'.')
     prefix = dataset.get('data_prefix') or dataset.get('split') or ''
     if isinstance(prefix, dict):
         prefix = prefix.get('img_path', '')

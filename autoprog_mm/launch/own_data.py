@@ -114,6 +114,15 @@ def fill_custom_config(cfg: Config,
 # ----------------------------------------------------------------- the folder
 
 
+def has_own_datasets(cfg: Config) -> bool:
+    """Whether a config has a ``ClassFolders`` anywhere.
+
+    Args:
+        cfg (Config): The config.
+    """
+    return any(_own_datasets(cfg).values())
+
+
 def _own_datasets(cfg: Config) -> Dict[str, Dict[str, ConfigDict]]:
     """Configs of ``ClassFolders`` by place, of each dataloader."""
     found = {}

@@ -136,7 +136,7 @@ def test_measured(monkeypatch, tmp_path, capsys):
 
 @pytest.mark.parametrize('arguments, message', [
     (['micro.py', '--cfg-options', 'custom_hooks.0.num_stage=3'],
-     "AutoProgHook.__init__() got an unexpected keyword argument 'num_stage'"),
+     "AutoProgHook has no option 'num_stage'. Did you mean 'num_stages'?"),
     (['micro.py', '--cfg-options', 'custom_hooks.0.num_stages=200'],
      'num_stages (200) must not exceed max_epochs (8)'),
     (['nowhere.py'], 'nowhere.py'),

@@ -10,7 +10,7 @@ import sys
 import time
 
 # Works from a checkout that is not installed, too.
-sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..', '..'))
+sys.path.insert(0, osp.join(osp.dirname(osp.realpath(__file__)), '..', '..'))
 
 import torch
 from folder import CONFIG, RESULT, STARTED

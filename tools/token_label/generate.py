@@ -17,12 +17,16 @@ import logging
 import os
 import os.path as osp
 import re
+import signal
 import sys
 import time
 from typing import Dict, List, Sequence, Tuple
 
+# Ctrl-C while libraries are imported, which takes seconds, just ends it.
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler and __name__ == '__main__':
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 # Works from a checkout that is not installed, too.
-sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..', '..'))
+sys.path.insert(0, osp.join(osp.dirname(osp.realpath(__file__)), '..', '..'))
 
 import autoprog_mm  # noqa: E402, F401  isort: skip  (before anything that imports torchvision)
 
@@ -37,7 +41,7 @@ from autoprog_mm.datasets.image_files import (  # noqa: E402
     find_image_files,
     subfolders,
 )
-from autoprog_mm.launch import exit_on_user_error  # noqa: E402
+from autoprog_mm.launch import Parser, exit_on_user_error  # noqa: E402
 from autoprog_mm.token_label.label_maps import (  # noqa: E402
     Image,
     Result,
@@ -54,7 +58,7 @@ _UNFINISHED = re.compile(r'\.pt\.\d+\.tmp$')
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description='Make label maps (token labeling) of images with a trained classifier')
     parser.add_argument('image_root', help='folder of the images, most often one folder a class')
     parser.add_argument('out', help='folder of the maps')
