@@ -1,11 +1,9 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """The state of a run of stages in a checkpoint: out, in, and what must match."""
-import logging
 from dataclasses import astuple
 from typing import List, Optional, Sequence
 
 import torch.nn as nn
-from mmengine.logging import print_log
 
 from ..growth.schedule import Stage
 from ..growth.search import OneShotSearch
@@ -13,9 +11,9 @@ from ..growth.subnet import Subnet
 from ..models.elastic import ElasticBackbone
 from ..utils.errors import UserError
 from ..utils.modules import unwrap
-from .checkpoint import differing_parameters
+from .checkpoint import SAVED_IN_MODEL, differing_parameters
+from .checkpoint import STATE as KEY
 
-KEY = 'autoprog'
 # Version of the hook's checkpoint state.
 SCHEMA = 3
 
@@ -79,8 +77,11 @@ def find_state(checkpoint: dict, model: nn.Module, schedules: bool) -> dict:
             f'The checkpoint has AutoProg state of schema {state["schema"]}; this version '
             f'reads schema {SCHEMA}. Resume with the version that it was made with, or '
             'use load_from without resume to start from its weights.')
+    own, weights = unwrap(model).state_dict(), checkpoint['state_dict']
+    for each in (own, weights):  # of which the state knows more
+        each.pop(SAVED_IN_MODEL, None)
     # mmengine would only warn, and train on with what fits.
-    differing = differing_parameters(unwrap(model).state_dict(), checkpoint['state_dict'])
+    differing = differing_parameters(own, weights)
     if differing is not None:
         raise UserError(
             f'The checkpoint is of another model, a {state["model"]}: {differing}. Resume with '
@@ -113,22 +114,3 @@ def check_state(state: dict, stages: Sequence[Stage], steps_per_epoch: int,
             f'The checkpoint was made with {state["steps_per_epoch"]} steps an epoch, but now '
             f'there are {steps_per_epoch}. Resume with the same data, batch size and '
             'number of processes.')
-
-
-def wake_as_saved(state: dict, model: nn.Module) -> None:
-    """Run what was awake when the weights under test were saved.
-
-    Args:
-        state (dict): From :func:`pack_state`.
-        model (Module): The model to test, wrapped or not.
-    """
-    backbone = getattr(unwrap(model), 'backbone', None)
-    if not isinstance(backbone, ElasticBackbone):
-        return
-    subnet = Subnet(*state['subnet'])
-    backbone.min_depth = state['stages'][0][2]
-    backbone.set_subnet(subnet)
-    if subnet.depth < backbone.full_subnet.depth:
-        print_log(
-            f'The checkpoint is of an unfinished run: {subnet} of {backbone.full_subnet} (depth '
-            'x pixels) was awake, and is what is tested.', logger='current', level=logging.WARNING)

@@ -10,6 +10,7 @@ from mmpretrain.registry import MODELS
 from ..growth.subnet import Subnet
 from ..utils.errors import UserError
 from .elastic import ElasticBackbone
+from .timm_names import DEIT_NAMES
 
 
 @MODELS.register_module()
@@ -36,6 +37,8 @@ class ElasticDeiT(ElasticBackbone, VisionTransformer):
         ValueError: For an image size that is not square or that the patch does
             not divide, outputs of inner layers, or frozen stages.
     """
+
+    timm_names = DEIT_NAMES
 
     def __init__(self,
                  *args,
