@@ -93,12 +93,11 @@ def check_loaded(parts: RunParts, stages: Sequence[Stage],
         used = later
     if used - loaded:
         raise UserError(
-            f'The loaded weights are of an unfinished run, which has not trained all of the '
-            f'{len(used)} layers that this run takes from it, as {len(loaded)} were awake. Load a '
-            'checkpoint of its last stage, go on with it by --resume, or begin with fewer layers '
-            '(initial_scale.depth, search=None)' +
-            ('.' if operator.overwrites else ' and an operator that fills those that wake, not '
-             f'{type(operator).__name__}.'))
+            f'The loaded weights are of an unfinished run: {len(used - loaded)} of the {len(used)} '
+            'layers that this run takes from it were asleep, and are not trained. Load a checkpoint '
+            'of its last stage, go on with it by --resume, or ' +
+            ('begin with fewer layers (initial_scale.depth, search=None).' if operator.overwrites
+             else f'take an operator that fills the layers that wake, not {type(operator).__name__}.'))
     lost = (later - _slots(backbone.slots_at(stages[0].subnet.depth))) & loaded
     if operator.overwrites and lost:
         print_log(

@@ -15,6 +15,7 @@ from .timm_names import Patterns, rename_from_timm
 SAVED_SUBNET = 'awake_subnet'
 _LEAST_TAKEN = 0.9
 _LISTED = 3
+_OTHER_PARTS = ('head.', 'neck.')  # of a classifier, which may be loaded by themselves
 
 
 class SavedSubnet:
@@ -35,6 +36,21 @@ class SavedSubnet:
         self._min_depth, self._min_depth_is_set = self.full_subnet.depth, False
         self.set_subnet(self.full_subnet)
 
+    def init_weights(self) -> None:
+        """Initialise as ``init_cfg`` says, but not what was loaded before.
+
+        mmengine's Runner calls it in training, also for a model that it was
+        given with weights.
+
+        Raises:
+            UserError: If weights were loaded.
+        """
+        if self.loaded_slots is not None and not self.is_init:
+            raise UserError(
+                f'{type(self).__name__} was given with loaded weights, which init_weights of the '
+                'Runner would replace by random ones. Give the checkpoint as load_from.')
+        super().init_weights()
+
     def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         awake = self.awake_subnet
@@ -53,8 +69,8 @@ class SavedSubnet:
         # From here on, positions have our size.
         theirs = {name: tuple(getattr(value, 'shape', ())) for name, value in state_dict.items()
                   if name.startswith(prefix)}
-        if strict:  # mmengine always is; it would only warn
-            _check_taken(type(self).__name__, own, theirs)
+        if theirs:
+            _check_taken(type(self).__name__, own, theirs)  # mmengine would only warn
         if own.keys() & theirs.keys():
             self._wake_as_saved(None if saved is None else saved.tolist())
 
@@ -65,7 +81,8 @@ class SavedSubnet:
             inherited(state_dict, prefix, local_metadata, strict, *args)
         own, ours = self._shapes(), f'{prefix}backbone.'
         rename_from_timm(state_dict, list(own), self.timm_names, ours)
-        if strict and not any(name.startswith(ours) for name in state_dict):
+        if not any(name.startswith(ours) for name in state_dict) and \
+                not all(name.startswith(_OTHER_PARTS) for name in state_dict):
             _check_taken(type(self).__name__, {ours + name: shape for name, shape in own.items()},
                          dict.fromkeys(state_dict))
 
@@ -117,4 +134,4 @@ def _check_taken(model: str, own: Dict[str, Tuple[int, ...]],
 
 def _list(names: set, order: Sequence[str]) -> str:
     listed = [name for name in order if name in names]
-    return f'{", ".join(listed[:_LISTED]) or "nothing else"}{" ..." * (len(listed) > _LISTED)}'
+    return f'{", ".join(listed[:_LISTED]) or "nothing else"}{" and more" * (len(listed) > _LISTED)}'
