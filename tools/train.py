@@ -50,11 +50,14 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    cfg = prepare_config(read_config(args.config), args)
+    cfg = read_config(args.config)
+    if args.resume != 'auto':
+        check_checkpoint('--resume', args.resume, resumes=True)
+    cfg = prepare_config(cfg, args)
+    check_checkpoint('load_from', cfg.get('load_from'), resumes=bool(cfg.get('resume')))
     check_work_dir(cfg.work_dir)
     check_datasets(cfg, ('train_dataloader', 'val_dataloader'))
-    check_checkpoint('--resume' if cfg.get('resume') else 'load_from', cfg.get('load_from'))
-    build_runner(cfg).train()
+    build_runner(cfg, args.resume).train()
 
 
 if __name__ == '__main__':

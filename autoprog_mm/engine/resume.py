@@ -4,7 +4,6 @@ import logging
 from dataclasses import astuple
 from typing import List, Optional, Sequence
 
-import torch.nn as nn
 from mmengine.hooks import EarlyStoppingHook
 from mmengine.logging import print_log
 
@@ -14,11 +13,11 @@ from ..growth.subnet import Subnet
 from ..models.elastic import ElasticBackbone
 from ..utils.errors import UserError
 from ..utils.modules import unwrap
-from .checkpoint import differing_parameters
+from .checkpoint import SAVED_IN_MODEL, differing_parameters
+from .checkpoint import STATE as KEY
 from .optimizers import MoGrowMixin
 from .run_settings import check_settings
 
-KEY = 'autoprog'
 # Version of the hook's checkpoint state.
 SCHEMA = 3
 
@@ -82,8 +81,11 @@ def find_state(checkpoint: dict, runner) -> dict:
             f'The checkpoint has AutoProg state of schema {state["schema"]}; this version '
             f'reads schema {SCHEMA}. Resume with the version that it was made with, or '
             'use load_from without resume to start from its weights.')
+    own, weights = unwrap(runner.model).state_dict(), checkpoint['state_dict']
+    for each in (own, weights):  # of which the state knows more
+        each.pop(SAVED_IN_MODEL, None)
     # mmengine would only warn, and train on with what fits.
-    differing = differing_parameters(unwrap(runner.model).state_dict(), checkpoint['state_dict'])
+    differing = differing_parameters(own, weights)
     if differing is not None:
         raise UserError(
             f'The checkpoint is of another model, a {state["model"]}: {differing}. Resume with '
@@ -146,22 +148,3 @@ def recall_validations(runner) -> None:
                     'Set other options of EarlyStoppingHook to go on.', logger='current',
                     level=logging.WARNING)
                 break
-
-
-def wake_as_saved(state: dict, model: nn.Module) -> None:
-    """Run what was awake when the weights under test were saved.
-
-    Args:
-        state (dict): From :func:`pack_state`.
-        model (Module): The model to test, wrapped or not.
-    """
-    backbone = getattr(unwrap(model), 'backbone', None)
-    if not isinstance(backbone, ElasticBackbone):
-        return
-    subnet = Subnet(*state['subnet'])
-    backbone.min_depth = state['stages'][0][2]
-    backbone.set_subnet(subnet)
-    if subnet.depth < backbone.full_subnet.depth:
-        print_log(
-            f'The checkpoint is of an unfinished run: {subnet} of {backbone.full_subnet} (depth '
-            'x pixels) was awake, and is what is tested.', logger='current', level=logging.WARNING)

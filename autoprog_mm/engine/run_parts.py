@@ -109,6 +109,7 @@ class RunParts:
             full_regularization=dict(
                 self.pipelines.full_strength, drop_path=backbone.drop_path_rate),
             resolution_divisor=resolution_divisor if num_stages > 1 else backbone.resolution_step)
+        backbone.wake_all()  # loaded weights may have put some to sleep
         backbone.min_depth = stages[0].subnet.depth
         for stage in stages:
             backbone.check_subnet(stage.subnet)

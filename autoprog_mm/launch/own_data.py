@@ -14,7 +14,7 @@ from mmpretrain.registry import DATASETS
 from ..datasets.class_folders import ClassFolders
 from ..datasets.class_images import ClassImages, check_known, class_name, find_images
 from ..datasets.image_files import listed
-from ..engine.checkpoint import MODEL_CONFIG, load_plain
+from ..engine.checkpoint import MODEL_CONFIG, read_weights
 from ..utils.checks import check_int
 from ..utils.errors import UserError
 from .dataloaders import DATALOADERS, leaf_datasets
@@ -152,7 +152,7 @@ def _take_over(cfg: Config, checkpoint: str) -> None:
     """Take what the run of a checkpoint has found, where the config leaves it open."""
     if all(cfg.get(key) is not None for key in _FOUND):
         return
-    found = load_plain(checkpoint, mmap=True).get(MODEL_CONFIG)
+    found = read_weights(checkpoint, mmap=True).get(MODEL_CONFIG)
     if not isinstance(found, dict):
         raise UserError(
             f'{checkpoint!r} does not say what its model is built of. Test it with the config that '

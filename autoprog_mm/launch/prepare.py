@@ -5,7 +5,7 @@ import logging
 import os
 import os.path as osp
 from glob import glob
-from typing import Mapping
+from typing import Mapping, Optional
 
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
@@ -60,11 +60,14 @@ def prepare_config(cfg: Config, args: argparse.Namespace) -> Config:
     return cfg
 
 
-def build_runner(cfg: Config) -> Runner:
+def build_runner(cfg: Config, resume: Optional[str] = None) -> Runner:
     """Build the runner of a config.
 
     Args:
         cfg (Config): From :func:`prepare_config`.
+        resume (str, optional): Checkpoint to resume from, or ``'auto'`` for the newest one of
+            the work directory. It is not written into the config there: who tests or trains
+            with that one again resumes nothing. Defaults to None, as the config says.
 
     Returns:
         Runner: Its runner.
@@ -74,9 +77,14 @@ def build_runner(cfg: Config) -> Runner:
             together.
     """
     try:
-        return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     except ValueError as error:
         raise UserError(user_message(error) or f'config: {error}') from error
+    if resume == 'auto' and cfg.get('load_from') and not glob(osp.join(cfg.work_dir, '*.pth')):
+        runner._resume = False  # a first start, of a run that begins with others' weights
+    elif resume is not None:
+        runner._resume, runner._load_from = True, None if resume == 'auto' else resume
+    return runner
 
 
 def _merge_training(cfg: Config, args: argparse.Namespace) -> None:
@@ -88,13 +96,6 @@ def _merge_training(cfg: Config, args: argparse.Namespace) -> None:
             raise UserError(
                 '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config.')
         cfg.auto_scale_lr.enable = True
-    resume = getattr(args, 'resume', None)
-    if resume == 'auto' and cfg.get('load_from') and not glob(osp.join(cfg.work_dir, '*.pth')):
-        # A first start, of a run that begins with others' weights.
-        cfg.resume = False
-    elif resume is not None:
-        cfg.resume = True
-        cfg.load_from = None if resume == 'auto' else resume
 
 
 def _set_dataloaders(cfg: Config, args: argparse.Namespace) -> None:

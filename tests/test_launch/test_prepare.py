@@ -2,10 +2,12 @@
 import argparse
 import sys
 import warnings
+from types import SimpleNamespace
 
 import pytest
+from mmengine.runner import Runner
 
-from autoprog_mm.launch import prepare_config
+from autoprog_mm.launch import build_runner, prepare_config
 from tests.test_launch.prepared import TEST_ARGS, make_config, prepare
 
 
@@ -18,19 +20,6 @@ class TestArguments:
         assert prepare(make_config(work_dir=None)).work_dir == './work_dirs/deit-s_prog_in1k'
         cfg = prepare(make_config(work_dir='of_the_file'), work_dir='of_the_command')
         assert cfg.work_dir == 'of_the_command'
-
-    def test_resume(self, tmp_path):
-        cfg = prepare(make_config(resume=False, load_from='pretrained.pth'))
-        assert cfg.resume is False and cfg.load_from == 'pretrained.pth'
-        work_dir = str(tmp_path)
-        weights = make_config(resume=False, load_from='pretrained.pth')
-        cfg = prepare(weights, resume='auto', work_dir=work_dir)
-        assert cfg.resume is False and cfg.load_from == 'pretrained.pth'  # the first start
-        (tmp_path / 'epoch_1.pth').touch()
-        cfg = prepare(weights, resume='auto', work_dir=work_dir)
-        assert cfg.resume is True and cfg.load_from is None
-        cfg = prepare(resume='work_dirs/epoch_3.pth')
-        assert cfg.resume is True and cfg.load_from == 'work_dirs/epoch_3.pth'
 
     def test_no_validate(self):
         cfg = prepare(no_validate=True)
@@ -51,6 +40,34 @@ class TestArguments:
         assert cfg.launcher == 'slurm'
         assert cfg.train_dataloader is None
         assert cfg.test_dataloader.pin_memory is True
+
+
+@pytest.mark.usefixtures('device')
+class TestResume:
+    """What --resume says is not in the config that the runner writes into its work directory."""
+
+    @pytest.fixture(autouse=True)
+    def runner(self, monkeypatch):
+        monkeypatch.setattr(Runner, 'from_cfg', lambda cfg: SimpleNamespace(
+            cfg=cfg, _resume=cfg.resume, _load_from=cfg.load_from))
+
+    def build(self, tmp_path, resume):
+        cfg = prepare(make_config(resume=False, load_from='pretrained.pth'), resume=resume,
+                      work_dir=str(tmp_path))
+        runner = build_runner(cfg, resume)
+        assert runner.cfg.resume is False and runner.cfg.load_from == 'pretrained.pth'
+        return runner._resume, runner._load_from
+
+    def test_none(self, tmp_path):
+        assert self.build(tmp_path, None) == (False, 'pretrained.pth')
+
+    def test_newest(self, tmp_path):
+        assert self.build(tmp_path, 'auto') == (False, 'pretrained.pth')  # the first start
+        (tmp_path / 'epoch_1.pth').touch()
+        assert self.build(tmp_path, 'auto') == (True, None)
+
+    def test_path(self, tmp_path):
+        assert self.build(tmp_path, 'x/epoch_3.pth') == (True, 'x/epoch_3.pth')
 
 
 @pytest.mark.usefixtures('device')

@@ -52,7 +52,7 @@ def train_run(folder: str) -> None:
     cfg = prepare_config(read_config(args.config), args)
     check_work_dir(cfg.work_dir)
     check_datasets(cfg, ('train_dataloader', 'val_dataloader'))
-    runner = build_runner(cfg)
+    runner = build_runner(cfg, args.resume)
     runner.train()
     record = load(osp.join(folder, RECORD_FILE))
     if not record['finished']:

@@ -17,6 +17,7 @@ from ...utils.ranks import check_ranks_agree, fingerprint
 from .. import resume
 from ..checkpoint import request_checkpoint, unpack
 from ..grower import Grower
+from ..loaded_weights import check_all_there, check_loaded, never_resume_a_test, trains
 from ..run_parts import RunParts
 from ..run_settings import run_settings
 from ..stage_inputs import StageInputs
@@ -76,6 +77,7 @@ class AutoProgHook(Hook):
     """
 
     priority = 'LOW'
+    before_run = staticmethod(never_resume_a_test)
 
     def __init__(self,
                  num_stages: int = 4,
@@ -103,7 +105,7 @@ class AutoProgHook(Hook):
         self.record: Optional[StageRecord] = None  # until a run trains
         self.stage_index = -1  # of the stage under way
         self._choice: Optional[Subnet] = None  # decided, in effect from the next epoch on
-        self._loaded: Optional[dict] = None  # state of a checkpoint, to resume or to test
+        self._state: Optional[dict] = None  # state of a checkpoint, to resume from
 
     @property
     def searching(self) -> bool:  # whether a search is under way
@@ -121,9 +123,11 @@ class AutoProgHook(Hook):
             runner.seed, resume.schedule_rows(self.stages), self.inputs.num_steps])
         self.grower = Grower(parts, self.inputs, self.randomness)
         self.record = StageRecord(runner, parts, self.stages, self.search, self.max_growth_jump)
-        if runner._resume and self._loaded is not None:
-            self._resume(runner, self._loaded)
-        self._loaded = None
+        if runner._resume and self._state is not None:
+            self._resume(runner, self._state)
+            self._state = None
+        else:
+            check_loaded(parts, self.stages, self.search)
         self.record.ledger.open()
 
     def before_train_epoch(self, runner) -> None:
@@ -209,18 +213,12 @@ class AutoProgHook(Hook):
         return self.record.eta.left(runner.epoch, steps, candidates)
 
     def before_val(self, runner) -> None:
-        if self.record is None:
-            self.before_test(runner)
-        else:
+        if self.record is not None:
             self.record.begin_validation()
 
     def after_val_epoch(self, runner, metrics=None) -> None:
         if self.record is not None:
             self.record.end_validation(self.parts.backbone.awake_subnet.depth)
-
-    def before_test(self, runner) -> None:
-        if self._loaded is not None:
-            resume.wake_as_saved(self._loaded, runner.model)
 
     def after_train(self, runner) -> None:
         self.record.finish(self.parts.backbone.awake_subnet)
@@ -235,8 +233,10 @@ class AutoProgHook(Hook):
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         unpack(checkpoint)  # or mmengine would run its config, without SafeCheckpointHook
-        self._loaded = checkpoint.get(resume.KEY) if not runner._resume else resume.find_state(
-            checkpoint, runner)
+        if not trains(runner):
+            check_all_there(runner, checkpoint['state_dict'])
+        elif runner._resume:
+            self._state = resume.find_state(checkpoint, runner)
 
     def _resume(self, runner, state: dict) -> None:
         resume.check_state(state, self.stages, self.inputs.num_steps, self.search)

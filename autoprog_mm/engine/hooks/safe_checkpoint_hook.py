@@ -20,6 +20,7 @@ from ..checkpoint import (
     take_request,
     unpack,
 )
+from ..loaded_weights import never_resume_a_test
 from ..loops import ResumableTrainLoop
 
 # Not to begin with 'val', or the logger would take it for a metric.
@@ -99,6 +100,7 @@ class SafeCheckpointHook(CheckpointHook):
                 some and none is.
         """
         super().before_run(runner)
+        never_resume_a_test(runner)
         if not runner._resume or runner._has_loaded:
             return
         if not (self.save_optimizer and self.save_param_scheduler):
@@ -117,7 +119,7 @@ class SafeCheckpointHook(CheckpointHook):
         path, error = choice
         if error is not None:
             raise UserError(error)
-        runner._load_from = path
+        runner._load_from = path or runner.cfg.get('load_from')  # with which the run began
         runner._resume = path is not None
 
     def _folder(self, runner) -> str:
