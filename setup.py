@@ -62,7 +62,11 @@ with TemporaryDirectory() as build_base:
         packages=find_packages(include=['autoprog_mm', 'autoprog_mm.*']),
         package_data={'autoprog_mm.report': ['templates/*']},
         cmdclass=dict(build_py=BuildWithExtension),
-        options=dict(build=dict(build_base=build_base)),
+        options=dict(
+            build=dict(build_base=build_base),
+            # A path, not a finder: that comes last, after the folder of the
+            # clone itself, which has the package's name, too.
+            editable_wheel=dict(mode='compat')),
         python_requires='>=3.10',
         install_requires=[
             'mmcv-lite>=2.0.1,<2.3',  # or mmcv, the same package with compiled operators

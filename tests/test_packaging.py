@@ -89,10 +89,11 @@ def copy_tree(folder):
 def built(tmp_path_factory):
     """A folder with the unpacked source distribution and the wheel that was built from it.
 
-    Beside them is the tree of an editable installation.
+    Beside them is the tree of an editable installation, in a folder of the package's name.
     """
     work = tmp_path_factory.mktemp('built')
-    tree, editable = copy_tree(work / 'tree'), copy_tree(work / 'editable')
+    (work / 'clones').mkdir()
+    tree, editable = copy_tree(work / 'tree'), copy_tree(work / 'clones' / 'autoprog_mm')
     extension = tree / 'autoprog_mm' / '.mim'  # of an editable installation
     extension.mkdir()
     (extension / 'configs').symlink_to('../../configs')
@@ -170,7 +171,7 @@ custom_hooks[0].num_stages = 1
 
 
 def test_editable_installation_links(built):
-    tree = built / 'editable'
+    tree = built / 'clones' / 'autoprog_mm'
     extension = tree / 'autoprog_mm' / '.mim'
     assert {path.name: os.readlink(path) for path in extension.iterdir()} == {
         'configs': '../../configs', 'tools': '../../tools',
@@ -179,3 +180,28 @@ def test_editable_installation_links(built):
     assert new <= {'autoprog_mm.egg-info', 'dist'}
     ignored = (ROOT / '.gitignore').read_text().splitlines()
     assert {'/autoprog_mm/.mim/', '*.egg-info/', '/dist/'} <= set(ignored)
+
+
+# Where a script beside the clone finds the package: not in the clone's folder, which Python
+# takes for a namespace package of that name where nothing better is found.
+FIND = '''
+import importlib.util, site, sys
+installed, others = sys.argv[1], sys.argv[2:]
+sys.path[:] = [path for path in sys.path if path not in others]
+sys.meta_path[:] = [finder for finder in sys.meta_path
+                    if 'editable' not in getattr(finder, '__module__', '')]
+assert importlib.util.find_spec('autoprog_mm').origin is None  # the namespace package
+site.addsitedir(installed)
+print(importlib.util.find_spec('autoprog_mm').origin)
+'''
+
+
+def test_editable_installation_wins_over_its_folder(built, tmp_path):
+    tree = built / 'clones' / 'autoprog_mm'
+    packed, = (tree / 'dist').glob('*.whl')
+    with ZipFile(packed) as file:
+        file.extractall(tmp_path)
+    script = tree.parent / 'script.py'
+    script.write_text(FIND)
+    found = run_python(script, tmp_path, ROOT, cwd=tree.parent).strip()
+    assert Path(found) == tree / 'autoprog_mm' / '__init__.py'

@@ -8,15 +8,20 @@ accuracy over time.
 import argparse
 import os.path as osp
 import re
+import signal
 import subprocess
 import sys
 from typing import Dict, List
 
+# Ctrl-C while libraries are imported, which takes seconds, just ends it.
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler and __name__ == '__main__':
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 # Works from a checkout that is not installed, too.
-sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..'))
+sys.path.insert(0, osp.join(osp.dirname(osp.realpath(__file__)), '..'))
 
 import autoprog_mm  # noqa: E402, F401  isort: skip  (before anything that imports torchvision)
 
+from autoprog_mm.launch import Parser, exit_on_user_error  # noqa: E402
 from autoprog_mm.record.ledger import RECORD_FILE  # noqa: E402
 from autoprog_mm.report import Run, read_run, save_picture, speed_up  # noqa: E402
 
@@ -30,7 +35,7 @@ SHOWN = re.compile(r'Stage |Grew |Search of | +\d+x\d+  loss |Epoch\(val\)')
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument('--seed', type=int, default=0, help='seed of both runs')
     parser.add_argument(
         '--work-dir', default='work_dirs/demo', help='folder for the runs and the picture')
@@ -81,4 +86,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    with exit_on_user_error():
+        main()

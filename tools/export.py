@@ -2,19 +2,23 @@
 """Turn a checkpoint of a finished run into one that timm or mmpretrain loads."""
 import argparse
 import os.path as osp
+import signal
 import sys
 
+# Ctrl-C while libraries are imported, which takes seconds, just ends it.
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler and __name__ == '__main__':
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 # Works from a checkout that is not installed, too.
-sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..'))
+sys.path.insert(0, osp.join(osp.dirname(osp.realpath(__file__)), '..'))
 
 import autoprog_mm  # noqa: E402, F401  isort: skip  (before anything that imports torchvision)
 
 from autoprog_mm.export.checkpoint import FORMATS, export_checkpoint  # noqa: E402
-from autoprog_mm.launch import exit_on_user_error  # noqa: E402
+from autoprog_mm.launch import Parser, exit_on_user_error  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description='Turn a checkpoint of a finished run into one that timm or mmpretrain loads. '
         'It is loaded there and compared before it is written. Nothing in the checkpoint is run.')
     parser.add_argument('checkpoint', metavar='CKPT', help='checkpoint of the last stage')

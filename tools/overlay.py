@@ -10,22 +10,27 @@ The new file is small: it is based on the stock one and has what differs.
 import argparse
 import os
 import os.path as osp
+import signal
 import sys
+from typing import Optional, Tuple
 
+# Ctrl-C while libraries are imported, which takes seconds, just ends it.
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler and __name__ == '__main__':
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 # Works from a checkout that is not installed, too.
-sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..'))
+sys.path.insert(0, osp.join(osp.dirname(osp.realpath(__file__)), '..'))
 
 import autoprog_mm  # noqa: E402  isort: skip  (before anything that imports torchvision)
 
 from mmengine.config import Config  # noqa: E402
 
 from autoprog_mm.apis.config_text import config_text  # noqa: E402
-from autoprog_mm.launch import exit_on_user_error  # noqa: E402
+from autoprog_mm.launch import Parser, exit_on_user_error, read_config  # noqa: E402
 from autoprog_mm.utils import UserError, write_atomically  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         'stock', metavar='STOCK_CONFIG', help='a file, or PACKAGE::PATH of an installed package')
@@ -54,6 +59,23 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def read_stock(name: str, out: str) -> Tuple[Optional[str], Config]:
+    """What ``_base_`` of the new file is to be, and the config that it stands for."""
+    base = loaded = name
+    if '::' not in name:
+        loaded = osp.abspath(name)
+        base = osp.relpath(loaded, osp.dirname(osp.abspath(out)))
+        stock = read_config(name, 'STOCK_CONFIG')
+        if Config._is_lazy_import(loaded):  # which cannot be a base of a file in the other style
+            return None, stock
+    try:
+        # As a base, for mmengine knows the names of packages there only.
+        return base, Config.fromstring(f'_base_ = {loaded!r}', '.py')
+    except Exception as error:  # configs are programs, which can raise anything
+        raise UserError(
+            f'STOCK_CONFIG: {name!r} cannot be read: {type(error).__name__}: {error}') from error
+
+
 def main() -> None:
     args = parse_args()
     out = args.out
@@ -61,18 +83,7 @@ def main() -> None:
         raise UserError(f'OUT.py must end with .py, but is {out!r}.')
     if osp.exists(out) and not args.force:
         raise UserError(f'OUT.py: the file {out!r} exists. Choose another name, or --force.')
-    if '::' in args.stock:
-        base, loaded = args.stock, args.stock
-    else:
-        loaded = osp.abspath(args.stock)
-        base = osp.relpath(loaded, osp.dirname(osp.abspath(out)))
-    try:
-        # As a base, for mmengine knows the names of packages there only.
-        stock = Config.fromstring(f'_base_ = {loaded!r}', '.py')
-    except Exception as error:  # configs are programs, which can raise anything
-        raise UserError(
-            f'STOCK_CONFIG: {args.stock!r} cannot be read: {type(error).__name__}: {error}') \
-            from error
+    base, stock = read_stock(args.stock, out)
     scale = {name: getattr(args, f'{name}_scale') for name in ('depth', 'resolution')}
     scale = {name: args.scale if value is None else value for name, value in scale.items()}
     search = None if args.no_search else dict(type='OneShotSearch', epochs=args.search_epochs)
@@ -87,7 +98,8 @@ def main() -> None:
              'resolution.\n\nTime:     not measured\nTop-1:    not measured')
     try:
         os.makedirs(osp.dirname(osp.abspath(out)), exist_ok=True)
-        write_atomically(out, config_text(base, stock, cfg, title))
+        before = Config() if base is None else stock
+        write_atomically(out, config_text(base, before, cfg, title))
     except OSError as error:
         raise UserError(f'OUT.py: {out!r} cannot be written: {error.strerror}.') from error
     print(f'Wrote {out}. Train it with: python tools/train.py {out}')

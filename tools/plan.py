@@ -7,12 +7,16 @@ with --measure, from steps on this machine.
 """
 import argparse
 import os.path as osp
+import signal
 import sys
 from datetime import timedelta
 from typing import List
 
+# Ctrl-C while libraries are imported, which takes seconds, just ends it.
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler and __name__ == '__main__':
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 # Works from a checkout that is not installed, too.
-sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..'))
+sys.path.insert(0, osp.join(osp.dirname(osp.realpath(__file__)), '..'))
 
 import autoprog_mm  # noqa: E402, F401  isort: skip  (before anything that imports torchvision)
 
@@ -22,6 +26,7 @@ from autoprog_mm.apis.plan import Plan, make_plan  # noqa: E402
 from autoprog_mm.growth import Subnet  # noqa: E402
 from autoprog_mm.launch import (  # noqa: E402
     OptionsAction,
+    Parser,
     add_speedup,
     exit_on_user_error,
     prepare_config,
@@ -38,7 +43,7 @@ _DTYPES = dict(bfloat16=torch.bfloat16, float16=torch.float16)
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='train config file path')
     parser.add_argument(

@@ -3,8 +3,9 @@
 
 The shorter side of each image becomes --short-side pixels; smaller images are
 copied as they are. Folders and names stay, so that the copy takes the place of
-the original in a config. The Exif orientation is applied. Files that are no
-images are left out. A run that was stopped goes on where it was.
+the original in a config. The Exif orientation is applied. What training passes
+over is left out. A run that was stopped goes on where it was, and images that
+have changed since are copied anew.
 """
 import argparse
 import json
@@ -14,24 +15,32 @@ import re
 import signal
 import sys
 import time
-from typing import List, Sequence
+from typing import Sequence
 
+# Ctrl-C while libraries are imported, which takes seconds, just ends it.
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler and __name__ == '__main__':
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 # Works from a checkout that is not installed, too.
-sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..'))
+sys.path.insert(0, osp.join(osp.dirname(osp.realpath(__file__)), '..'))
 
 import autoprog_mm  # noqa: E402, F401  isort: skip  (before anything that imports torchvision)
 
 from mmengine.utils import ProgressBar  # noqa: E402
-from mmpretrain.datasets import ImageNet  # noqa: E402
-from mmpretrain.datasets.custom import get_samples  # noqa: E402
 
+from autoprog_mm.datasets.image_files import (  # noqa: E402
+    IMAGE_TYPES,
+    ImageFiles,
+    describe_passed_over,
+    find_image_files,
+    listed,
+)
 from autoprog_mm.datasets.prepare import (  # noqa: E402
     Outcome,
     Settings,
-    is_whole,
+    is_current,
     prepare_all,
 )
-from autoprog_mm.launch import exit_on_user_error  # noqa: E402
+from autoprog_mm.launch import Parser, exit_on_user_error  # noqa: E402
 from autoprog_mm.utils import UserError, write_atomically  # noqa: E402
 from autoprog_mm.utils.checks import check_int, check_number  # noqa: E402
 
@@ -40,7 +49,7 @@ _UNFINISHED = re.compile(r'\.\d+\.tmp$')
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('source', help='folder of the images, most often one folder a class')
     parser.add_argument('target', help='folder of the copy')
@@ -54,7 +63,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
-    names = check(args)
+    found = check(args)
+    names = found.files
     settings = Settings(args.short_side, args.quality)
     check_settings(args.target, settings, names)
     os.makedirs(args.target, exist_ok=True)
@@ -64,7 +74,8 @@ def main() -> int:
     for folder in sorted({osp.dirname(name) for name in names}):
         os.makedirs(osp.join(args.target, folder), exist_ok=True)
 
-    left = [name for name in names if not is_whole(osp.join(args.target, name))]
+    left = [name for name in names
+            if not is_current(osp.join(args.source, name), osp.join(args.target, name))]
     outcome, begin = Outcome(0, 0, []), time.perf_counter()
     if left:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -76,12 +87,12 @@ def main() -> int:
             print('\nStopped. The same command goes on.')
             return 128 + signal.SIGINT
         print()  # ends the line of the bar
-    report(args, names, left, outcome, time.perf_counter() - begin)
-    return 1 if outcome.failed else 0
+    agree = report(args, found, left, outcome, time.perf_counter() - begin)
+    return 0 if agree else 1
 
 
-def check(args: argparse.Namespace) -> List[str]:
-    """Paths of the images below the source, sorted.
+def check(args: argparse.Namespace) -> ImageFiles:
+    """The images below the source.
 
     Raises:
         UserError: Names the argument that is wrong.
@@ -96,13 +107,11 @@ def check(args: argparse.Namespace) -> List[str]:
         raise UserError(
             f'target ({args.target!r}) and source ({args.source!r}) must not lie in each other. '
             'Give a folder beside it.')
-    names, _ = get_samples(
-        args.source, None,
-        is_valid_file=lambda name: name.lower().endswith(ImageNet.IMG_EXTENSIONS))
-    if not names:
-        raise UserError(f'source: the folder {args.source!r} has no images '
-                         f'({", ".join(ImageNet.IMG_EXTENSIONS)}).')
-    return sorted(names)
+    found = find_image_files(args.source)
+    if not found.files:
+        raise UserError(
+            f'source: the folder {args.source!r} has no images ({", ".join(IMAGE_TYPES)}).')
+    return found
 
 
 def check_settings(target: str, settings: Settings, names: Sequence[str]) -> None:
@@ -131,8 +140,10 @@ def remove_unfinished(target: str) -> None:
                 os.remove(osp.join(folder, file))
 
 
-def report(args: argparse.Namespace, names: Sequence[str], left: Sequence[str], outcome: Outcome,
-           seconds: float) -> None:
+def report(args: argparse.Namespace, found: ImageFiles, left: Sequence[str], outcome: Outcome,
+           seconds: float) -> bool:
+    """Print what was done, and whether source and target have the same images."""
+    names = found.files
     print(f'{len(names)} images: {len(names) - len(left)} were there, {outcome.resized} resized '
           f'and {outcome.copied} copied as they are in {seconds:.1f} s.')
     failed = {name for name, _ in outcome.failed}
@@ -142,10 +153,18 @@ def report(args: argparse.Namespace, names: Sequence[str], left: Sequence[str], 
     if after:
         print(f'{before:,} bytes became {after:,}: {before - after:,} saved, {before / after:.2f} '
               f'to 1.')
+    print(f'Passed over: {describe_passed_over(found.ignored, found.links) or "nothing"}.')
     if outcome.failed:
         print(f'No copy was made of {len(outcome.failed)} images:')
         for name, reason in outcome.failed:
             print(f'  {name}: {reason}')
+    copies = find_image_files(args.target).files
+    print(f'{len(names)} images in {args.source}, {len(copies)} in {args.target}.')
+    more = sorted(set(copies) - set(names))
+    if more:
+        print(f'{len(more)} images of {args.target} are not, or no more, in {args.source}: '
+              f'{listed(more)}. Delete them, or training uses them.')
+    return set(copies) == set(names) - failed and not failed
 
 
 if __name__ == '__main__':

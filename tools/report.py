@@ -6,20 +6,24 @@ its choice, and where the seconds went. Nothing of the run is executed.
 """
 import argparse
 import os.path as osp
+import signal
 import sys
 
+# Ctrl-C while libraries are imported, which takes seconds, just ends it.
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler and __name__ == '__main__':
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 # Works from a checkout that is not installed, too.
-sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..'))
+sys.path.insert(0, osp.join(osp.dirname(osp.realpath(__file__)), '..'))
 
 import autoprog_mm  # noqa: E402, F401  isort: skip  (before anything that imports torchvision)
 
-from autoprog_mm.launch import exit_on_user_error  # noqa: E402
+from autoprog_mm.launch import Parser, exit_on_user_error  # noqa: E402
 from autoprog_mm.report import build_page, check_comparable, read_run  # noqa: E402
 from autoprog_mm.utils import UserError, write_atomically  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('work_dir', metavar='WORK_DIR', help='work directory of the run')
     parser.add_argument(

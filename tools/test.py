@@ -2,17 +2,22 @@
 """Test a checkpoint, as mmpretrain's tool of this name."""
 import argparse
 import os.path as osp
+import signal
 import sys
 from copy import deepcopy
 
+# Ctrl-C while libraries are imported, which takes seconds, just ends it.
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler and __name__ == '__main__':
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 # Works from a checkout that is not installed, too.
-sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..'))
+sys.path.insert(0, osp.join(osp.dirname(osp.realpath(__file__)), '..'))
 
 import mmengine  # noqa: E402
 from mmengine.config import Config, ConfigDict  # noqa: E402
 from mmengine.evaluator import DumpResults  # noqa: E402
 
 from autoprog_mm.launch import (  # noqa: E402
+    Parser,
     build_runner,
     check_checkpoint,
     check_datasets,
@@ -25,7 +30,7 @@ from autoprog_mm.utils import UserError  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Test a model')
+    parser = Parser(description='Test a model')
     parser.add_argument('config', help='test config file path')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--work-dir', help='the dir to save the evaluation metrics')

@@ -2,12 +2,17 @@
 """Train a model from a config, as mmpretrain's tool of this name."""
 import argparse
 import os.path as osp
+import signal
 import sys
 
+# Ctrl-C while libraries are imported, which takes seconds, just ends it.
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler and __name__ == '__main__':
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 # Works from a checkout that is not installed, too.
-sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..'))
+sys.path.insert(0, osp.join(osp.dirname(osp.realpath(__file__)), '..'))
 
 from autoprog_mm.launch import (  # noqa: E402
+    Parser,
     add_speedup,
     build_runner,
     check_checkpoint,
@@ -21,7 +26,7 @@ from autoprog_mm.launch import (  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Train a model')
+    parser = Parser(description='Train a model')
     parser.add_argument('config', help='train config file path')
     parser.add_argument('--work-dir', help='the dir to save logs and models')
     parser.add_argument(
@@ -47,11 +52,14 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    cfg = prepare_config(read_config(args.config), args)
+    cfg = read_config(args.config)
+    if args.resume != 'auto':
+        check_checkpoint('--resume', args.resume, resumes=True)
+    cfg = prepare_config(cfg, args)
+    check_checkpoint('load_from', cfg.get('load_from'), resumes=bool(cfg.get('resume')))
     check_work_dir(cfg.work_dir)
     check_datasets(cfg, ('train_dataloader', 'val_dataloader'))
-    check_checkpoint('--resume' if cfg.get('resume') else 'load_from', cfg.get('load_from'))
-    build_runner(cfg).train()
+    build_runner(cfg, args.resume).train()
 
 
 if __name__ == '__main__':

@@ -2,7 +2,7 @@
 """A converted config as a file that a person can read: the stock one and what differs."""
 import keyword
 import math
-from typing import Any
+from typing import Any, Optional
 
 from mmengine.config import Config
 from yapf.yapflib.yapf_api import FormatCode
@@ -59,12 +59,12 @@ def overrides(before: dict, after: dict) -> dict:
     return result
 
 
-def config_text(base: str, before: Config, after: Config, title: str) -> str:
+def config_text(base: Optional[str], before: Config, after: Config, title: str) -> str:
     """Write a config as one that is based on another.
 
     Args:
-        base (str): What ``_base_`` is to be.
-        before (Config): The config that it stands for.
+        base (str | None): What ``_base_`` is to be; None for none.
+        before (Config): The config that it stands for; an empty one for none.
         after (Config): The config to write.
         title (str): First lines, which become a comment.
 
@@ -80,7 +80,7 @@ def config_text(base: str, before: Config, after: Config, title: str) -> str:
     if shared is not None and data.get('pipeline') == shared:
         data['pipeline'] = _Name('train_pipeline')
     lines = [f'# {line}'.rstrip() for line in title.splitlines()]
-    text = '\n'.join([*lines, f'_base_ = {base!r}\n'])
+    text = '\n'.join([*lines, '' if base is None else f'_base_ = {base!r}\n'])
     for key in sorted(changes, key=lambda key: (*_SECTIONS, key).index(key)):
         comment = _SECTIONS.get(key)
         code, _ = FormatCode(f'{key} = {_source(changes[key], key)}\n', style_config=_STYLE)

@@ -9,6 +9,7 @@ from mmpretrain.registry import HOOKS, MODELS
 
 from ..growth.schedule import build_schedule
 from ..models.elastic import ElasticBackbone
+from ..utils.config_files import with_names
 from ..utils.errors import UserError
 from .overlay_parts import (
     add_runtime,
@@ -56,7 +57,7 @@ def overlay(cfg: Config,
         UserError: If there is something in the config that can't grow, or if
             the arguments don't fit it.
     """
-    result = cfg.to_dict()
+    result = with_names(cfg).to_dict()
     check_runner(result)
     convert_model(result)
     convert_loop(result)

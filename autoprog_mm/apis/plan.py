@@ -135,11 +135,11 @@ def make_plan(cfg: Config, processes: int = 1, samples: Optional[int] = None,
         runner = build_runner(cfg)
         runner.register_hook(_StopHook(), 'LOWEST')
         hook = next((h for h in runner.hooks if isinstance(h, AutoProgHook)), None)
-        if hook is not None and hook.budget['speedup'] is not None and not measure:
-            if hook.budget['budget'] == 'time':
+        if hook is not None and hook.course.speedup is not None and not measure:
+            if hook.course.budget == 'time':
                 notes.append('The run itself times its steps first; here multiply-adds count '
                              '(--measure times steps on this machine).')
-            hook.budget['budget'] = 'flops'
+            hook.course.budget = 'flops'
         try:
             runner.train()
         except _StopError:
@@ -166,9 +166,10 @@ def _describe(runner, hook: AutoProgHook, processes: int, dtype: Optional[torch.
     loader, stages, search = runner.train_dataloader, hook.stages, hook.search
     backbone = unwrap(runner.model).backbone
     step_batch, samples = batch_size_of(loader), len(loader.dataset)
-    # Of one process the loader knows best, for samplers may repeat.
+    # What a sampler draws is what processes share; of one the loader knows best.
+    drawn = len(getattr(loader.batch_sampler, 'sampler', loader.sampler))
     steps = len(loader) if processes == 1 else _steps(
-        samples, processes, step_batch, loader.drop_last)
+        drawn, processes, step_batch, loader.drop_last)
     candidates = stage_choices(stages, search and search.bounds)
     full = backbone.full_subnet
     limit = next((h.max_batch_per_step for h in runner.hooks if isinstance(h, MicroBatchHook)),
@@ -182,7 +183,7 @@ def _describe(runner, hook: AutoProgHook, processes: int, dtype: Optional[torch.
     def step(subnet: Subnet) -> float:
         return costs[subnet].seconds if measure else costs[subnet].flops
 
-    course = hook.course
+    course = hook.course.plan
     baseline = steps * course.epochs * step(full)
     # In a budget, a run takes as long as that of the rows, whatever searches choose.
     searching = search if course.speedup is None else None
@@ -197,7 +198,7 @@ def _describe(runner, hook: AutoProgHook, processes: int, dtype: Optional[torch.
         subnets=costs,
         epochs=course.max_epochs,
         course=course,
-        budget=hook.budget['budget'],
+        budget=hook.course.budget,
         rates=_rates(runner, hook),
         steps_per_epoch=steps,
         batch_size=step_batch * processes * runner.optim_wrapper._accumulative_counts,
@@ -220,14 +221,14 @@ def _rates(runner, hook: AutoProgHook) -> Optional[List[List[float]]]:
         steps = min(steps, _PLANNED_STEPS)
     wrapper = runner.build_optim_wrapper(runner.cfg.optim_wrapper)
     built = [PARAM_SCHEDULERS.build(
-        {'end': hook.course.epochs, **scheduler} if scheduler.get('by_epoch', True) else
-        {'end': hook.course.epochs * steps, **scheduler},
+        {'end': hook.course.plan.epochs, **scheduler} if scheduler.get('by_epoch', True) else
+        {'end': hook.course.plan.epochs * steps, **scheduler},
         default_args=dict(optimizer=wrapper, epoch_length=steps)) for scheduler in schedulers]
     try:
         pace = Pace(wrapper, built, steps)
     except UserError:
         return None
-    rates, recipe_epoch = [], hook.course.timeline.recipe_epoch
+    rates, recipe_epoch = [], hook.course.plan.timeline.recipe_epoch
     for stage in hook.stages:
         ends = []
         for epoch in (stage.begin_epoch, stage.end_epoch):

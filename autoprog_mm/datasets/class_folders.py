@@ -8,7 +8,7 @@ from mmpretrain.datasets.base_dataset import BaseDataset
 from mmpretrain.registry import DATASETS
 
 from ..utils.errors import UserError
-from .class_images import check_known, find_images
+from .class_images import check_known, class_name, find_images
 
 
 @DATASETS.register_module()
@@ -53,6 +53,8 @@ class ClassFolders(BaseDataset):
         self.max_per_class = max_per_class
         self.in_memory = in_memory
         kwargs.setdefault('test_mode', split != 'train')
+        if classes is not None and not isinstance(classes, str):
+            classes = [class_name(name) for name in classes]
         super().__init__(
             ann_file='', data_root=osp.expanduser(data_root), classes=classes, pipeline=pipeline,
             **kwargs)

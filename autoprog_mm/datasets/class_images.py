@@ -1,25 +1,16 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """The images of a folder of class folders, and which of them are held out."""
 import hashlib
-import os
 import os.path as osp
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Set, Tuple
 
 from ..utils.checks import check_int, check_number
 from ..utils.errors import UserError
-
-IMAGE_TYPES = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
-# What the folders of a split may be called, in any case; the first that is there counts.
-SPLITS = dict(
-    train=('train', 'training'),
-    val=('val', 'valid', 'validation', 'test'),
-    test=('test', 'val', 'valid', 'validation'))
-_SPLIT_NAMES = {name for names in SPLITS.values() for name in names}
-_LISTED = 5  # names, in a message
-_EXPECTED = ('Expected is a folder of one folder a class, or one with train/ and val/ of which '
-             'each has one folder a class.')
+from .image_files import IMAGE_TYPES, ImageFiles, find_image_files, listed, subfolders
+from .split_folders import EXPECTED, SPLITS, find_folder, unused_folders
 
 
 @dataclass
@@ -32,15 +23,21 @@ class ClassImages:
             have in common is held out for validation; 0 where each has its own.
         files (dict[str, list[str]]): Paths below ``folder`` of each class,
             with slashes; classes and paths in order.
-        ignored (Counter): How many files are no images, by type.
+        ignored (Counter): How many files are of other types, by type.
+        links (list[str]): Links that are passed over; see :class:`ImageFiles`.
         loose (int): How many images lie beside the class folders.
+        beside (list[str]): Folders with images beside those of the splits.
+        folders (set): Identities of all folders with images.
     """
 
     folder: str
     share: float = 0.
     files: Dict[str, List[str]] = field(default_factory=dict)
     ignored: Counter = field(default_factory=Counter)
+    links: List[str] = field(default_factory=list)
     loose: int = 0
+    beside: List[str] = field(default_factory=list)
+    folders: Set[tuple] = field(default_factory=set)
 
     def __len__(self) -> int:
         return sum(map(len, self.files.values()))
@@ -63,7 +60,9 @@ def find_images(root: str,
     class is held out for it. Which images that are is a function of their
     class and name, so it is the same on every machine, and an image that is
     added moves at most one other. Images may lie in folders in class folders.
-    What is hidden (begins with a dot) is passed over.
+    What is hidden (begins with a dot) is passed over, as are links to a folder
+    around them. Classes have the names of their folders in Unicode's composed
+    form (NFC), in order of their characters: '10' is before '2'.
 
     Args:
         root (str): The folder.
@@ -88,9 +87,13 @@ def find_images(root: str,
     if not osp.isdir(root):
         what = f'{root!r} is a file, not a folder' if osp.isfile(root) else \
             f'there is no folder {root!r}'
-        raise UserError(f'data_root: {what}. {_EXPECTED}')
-    folder, shared = _find_folder(root, split)
-    images = _scan(folder)
+        raise UserError(f'data_root: {what}. {EXPECTED}')
+    folder, shared = find_folder(root, split)
+    found = find_image_files(folder)
+    images = _by_class(folder, found)
+    _check_once(images, found.twice, shared)
+    if not osp.samefile(folder, root):
+        images.beside = unused_folders(root)
     if shared:
         _hold_out(images, split, val_share)
     if max_per_class is not None:
@@ -115,99 +118,39 @@ def check_known(images: ClassImages, classes: Sequence[str]) -> None:
             f'for: {listed(unknown)}. It knows {listed(classes)}.')
 
 
-def listed(names: Sequence[str]) -> str:
-    """The first few of some names, and how many more there are."""
-    text = ', '.join(map(repr, names[:_LISTED]))
-    return text if len(names) <= _LISTED else f'{text} and {len(names) - _LISTED} more'
+def class_name(folder: str) -> str:
+    """The name of the class in a folder.
 
-
-# ------------------------------------------------------------------ the layout
-
-
-def subfolders(folder: str) -> List[str]:
-    """Names of the visible folders in a folder, in order.
+    A Mac writes letters with accents as two characters, others as one.
 
     Args:
-        folder (str): The folder.
+        folder (str): Name of the folder.
     """
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries
-                      if entry.is_dir() and _is_visible(entry.name))
+    return unicodedata.normalize('NFC', folder)
 
 
-def _is_visible(name: str) -> bool:
-    return not name.startswith('.') and name != '__MACOSX'  # which zip files of a Mac have
-
-
-def _split_folders(root: str) -> Dict[str, str]:
-    """Folders of splits with folders in them, by their names in lower case."""
-    return {
-        name.lower(): osp.join(root, name) for name in subfolders(root)
-        if name.lower() in _SPLIT_NAMES and subfolders(osp.join(root, name))
-    }
-
-
-def _find(splits: Dict[str, str], split: str) -> Optional[str]:
-    return next((splits[name] for name in SPLITS[split] if name in splits), None)
-
-
-def _find_folder(root: str, split: str) -> Tuple[str, bool]:
-    """Where a split's class folders are, and whether training and validation share them."""
-    splits, names = _split_folders(root), subfolders(root)
-    train, found = _find(splits, 'train'), _find(splits, split)
-    if found is not None and (train is not None or split == 'test'):
-        return found, split == 'train' and _find(splits, 'val') is None
-    if train is not None:
-        return train, True
-
-    parent, name = osp.split(osp.abspath(root))
-    if name.lower() in _SPLIT_NAMES and _find(_split_folders(parent), 'train') is not None:
-        raise UserError(
-            f'data_root: {root!r} is one split of the images alone. Set data_root={parent}, the '
-            'folder around it.')
-    if not names or {name.lower() for name in names} <= _SPLIT_NAMES:
-        _refuse_without_classes(root, names)
-    for name in names:
-        if _find(_split_folders(osp.join(root, name)), 'train') is not None:
-            raise UserError(
-                f'data_root: {root!r} is a level too high: train/ and val/ are in '
-                f'{osp.join(root, name)!r}. Set data_root={osp.join(root, name)}.')
-    return root, True
-
-
-def _refuse_without_classes(root: str, names: List[str]) -> None:
-    """Raise the error for a folder in which, or in whose splits, are no class folders."""
-    for folder in [root] + [osp.join(root, name) for name in names]:
-        images = sum(_is_image(name) for name in os.listdir(folder))
-        if images and not subfolders(folder):
-            raise UserError(
-                f'data_root: {folder!r} has {images} images directly inside, but no class '
-                'folders, so what they show is not known. Put the images of each class into a '
-                'folder with the name of the class.')
-    if any(subfolders(osp.join(root, name)) for name in names):
-        raise UserError(
-            f'data_root: {root!r} has the folders {listed(names)}, but none to train with. Call '
-            'the one with the images to train with train/.')
-    raise UserError(f'data_root: the folder {root!r} has no class folders. {_EXPECTED}')
-
-
-# ------------------------------------------------------------------ the images
-
-
-def _is_image(name: str) -> bool:
-    return _is_visible(name) and name.lower().endswith(IMAGE_TYPES)
-
-
-def _scan(folder: str) -> ClassImages:
-    images = ClassImages(folder)
-    for name in os.listdir(folder):
-        if osp.isfile(osp.join(folder, name)) and _is_visible(name):
-            if _is_image(name):
-                images.loose += 1
-            else:
-                images.ignored[_type(name)] += 1
+def _by_class(folder: str, found: ImageFiles) -> ClassImages:
+    images = ClassImages(
+        folder, ignored=found.ignored, links=found.links, folders=found.folders)
+    names: Dict[str, str] = {}
     for name in subfolders(folder):
-        images.files[name] = _scan_class(folder, name, images.ignored)
+        other = names.setdefault(class_name(name), name)
+        if other != name:
+            raise UserError(
+                f'data_root: {folder!r} has two folders of the class {class_name(name)!r}, '
+                f'{ascii(other)} and {ascii(name)}. Put their images into one.')
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise UserError(f'data_root: the name of the class folder {name!r} in {folder!r} is '
+                            'not UTF-8. Rename it.') from None
+    images.files = {name: [] for name in sorted(names)}
+    for file in found.files:
+        name, slash, _ = file.partition('/')
+        if slash:
+            images.files[class_name(name)].append(file)
+        else:
+            images.loose += 1
     empty = [name for name, files in images.files.items() if not files]
     if empty:
         what = 'folder has' if len(empty) == 1 else 'folders have'
@@ -217,26 +160,26 @@ def _scan(folder: str) -> ClassImages:
     return images
 
 
-def _scan_class(folder: str, name: str, ignored: Counter) -> List[str]:
-    files = []
-    for path, folders, names in os.walk(osp.join(folder, name), followlinks=True):
-        folders[:] = filter(_is_visible, folders)
-        below = osp.relpath(path, folder).replace(os.sep, '/')
-        for file in filter(_is_visible, names):
-            if _is_image(file):
-                files.append(f'{below}/{file}')
-            else:
-                ignored[_type(file)] += 1
-    return sorted(files)
-
-
-def _type(name: str) -> str:
-    return osp.splitext(name)[1].lower() or 'without a type'
+def _check_once(images: ClassImages, twice: Sequence[Tuple[str, str]], shared: bool) -> None:
+    """Check that no image has two labels, or is trained with and validated with."""
+    for one, other in twice:
+        labels = [class_name(path.partition('/')[0]) for path in (one, other)]
+        where = f'data_root: in {images.folder!r}, {one!r} and {other!r} are one by a link'
+        if labels[0] != labels[1]:
+            raise UserError(f'{where}, but of two classes. Remove the link.')
+        if shared:
+            raise UserError(f'{where}, so the same images would be trained with and validated '
+                            'with. Remove the link.')
 
 
 def _hold_out(images: ClassImages, split: str, share: float) -> None:
     """Keep of each class what belongs to a split."""
-    check_number('val_share', share, 0, 1, above=True, below=split != 'test')
+    try:
+        check_number('val_share', share, 0, 1, above=True, below=split != 'test')
+    except UserError as error:
+        raise UserError(
+            f'{error} Set a share such as 0.1, or put the images to validate with into a folder '
+            'val/ beside train/.') from None
     images.share = share
     single = [name for name, files in images.files.items() if len(files) == 1]
     if single and share < 1:

@@ -30,6 +30,9 @@ def fixed_batches(loader: DataLoader, sampler: SeededSampler, stage: int,
                   num_batches: int) -> Iterator[dict]:
     """This rank's training batches that are a function of seed and stage.
 
+    All ranks get as many, of the same sizes, since a model may synchronise in
+    its forward pass.
+
     Args:
         loader (DataLoader): From :func:`seeded_dataloader`.
         sampler (SeededSampler): Its sampler.
@@ -42,6 +45,7 @@ def fixed_batches(loader: DataLoader, sampler: SeededSampler, stage: int,
     rank, world_size = get_dist_info()
     generator = torch.Generator().manual_seed(sampler.random.scoring(stage))
     order = torch.randperm(len(loader.dataset), generator=generator).tolist()
-    num_samples = batch_size_of(loader) * min(num_batches, len(loader))
-    return draw_batches(
-        loader, sampler, order[rank::world_size][:num_samples], 'scoring', stage)
+    share = max(1, len(order) // world_size)
+    num_samples = min(batch_size_of(loader) * min(num_batches, len(loader)), share)
+    indices = [order[(rank + place * world_size) % len(order)] for place in range(num_samples)]
+    return draw_batches(loader, sampler, indices, 'scoring', stage)

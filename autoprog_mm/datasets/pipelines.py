@@ -106,20 +106,29 @@ def find_pipelines(dataset: Dataset) -> List[List[Any]]:
     """The transforms of each pipeline that feeds a dataset.
 
     Args:
-        dataset (Dataset): A dataset, or wrappers such as mmengine's
-            ``ConcatDataset`` and ``RepeatDataset`` around some.
+        dataset (Dataset): See :func:`leaves_of`.
 
     Returns:
         list[list]: For each dataset inside, all its transforms, those inside
         of other transforms too.
     """
+    return [list(_flatten(getattr(part, 'pipeline', None))) for part in leaves_of(dataset)]
+
+
+def leaves_of(dataset: Dataset) -> List[Dataset]:
+    """The datasets inside of wrappers.
+
+    Args:
+        dataset (Dataset): A dataset, or wrappers such as mmengine's
+            ``ConcatDataset`` and ``RepeatDataset`` around some.
+    """
     inner = getattr(dataset, 'datasets', None)
     if isinstance(inner, (list, tuple)):
-        return [pipeline for part in inner for pipeline in find_pipelines(part)]
+        return [leaf for part in inner for leaf in leaves_of(part)]
     # mmengine's wrappers are no torch Datasets, but they can be indexed.
     if hasattr(getattr(dataset, 'dataset', None), '__getitem__'):
-        return find_pipelines(dataset.dataset)
-    return [list(_flatten(getattr(dataset, 'pipeline', None)))]
+        return leaves_of(dataset.dataset)
+    return [dataset]
 
 
 def _flatten(transform: Any) -> Iterator[Any]:

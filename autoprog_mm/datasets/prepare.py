@@ -14,10 +14,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ..utils.files import write_atomically
+from ..utils.files import replacing
 
 _JPEG_ENDINGS = ('.jpg', '.jpeg')
 _CHUNK = 16  # images that a process is given at a time
+_CLOCK_SECONDS = 2  # to which file systems round times
 
 
 class Settings(NamedTuple):
@@ -77,22 +78,27 @@ def resize_image(content: bytes, name: str, settings: Settings) -> Optional[byte
     image = np.array(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
     ending = osp.splitext(name)[1].lower()
     options = [cv2.IMWRITE_JPEG_QUALITY, settings.quality] if ending in _JPEG_ENDINGS else []
+    if ending == '.pgm':  # of one channel
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
     done, encoded = cv2.imencode(ending, image, options)
     if not done:
         raise ValueError(f'the image cannot be written as {ending}')
     return encoded.tobytes()
 
 
-def is_whole(path: str) -> bool:
-    """Whether a file of the copy is there, and all of it.
+def is_current(source: str, target: str) -> bool:
+    """Whether the copy of an image is there, all of it, and of what the image is now.
 
     Renaming makes files appear at once, but a power cut may empty them.
 
     Args:
-        path (str): Of the file.
+        source (str): The image.
+        target (str): Its copy, which has the image's time.
     """
     try:
-        with open(path, 'rb') as file:
+        if abs(os.stat(source).st_mtime - os.stat(target).st_mtime) > _CLOCK_SECONDS:
+            return False
+        with open(target, 'rb') as file:
             beginning = file.read(2)
             if beginning != b'\xff\xd8':  # no JPEG
                 return bool(beginning.strip(b'\0'))
@@ -117,11 +123,15 @@ def prepare_images(source: str, target: str, names: Sequence[str], settings: Set
     resized, failed = 0, []
     for name in names:
         try:
-            with open(osp.join(source, name), 'rb') as file:
+            image, copy = osp.join(source, name), osp.join(target, name)
+            times = os.stat(image)  # before it is read: it may change meanwhile
+            with open(image, 'rb') as file:
                 content = file.read()
             smaller = resize_image(content, name, settings)
-            write_atomically(osp.join(target, name), content if smaller is None else smaller,
-                             durable=False)
+            with replacing(copy, durable=False) as beside:
+                with open(beside, 'wb') as file:
+                    file.write(content if smaller is None else smaller)
+                os.utime(beside, ns=(times.st_atime_ns, times.st_mtime_ns))
             resized += smaller is not None
         except Exception as error:  # whatever it is, it is reported and the others go on
             failed.append((name, f'{type(error).__name__}: {" ".join(str(error).split())}'))

@@ -5,12 +5,11 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from mmcv.transforms import LoadImageFromFile
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from ..utils import Randomness, seed_sample
 from ..utils.errors import UserError
-from .transforms import ProgressiveDecodeCrop
+from .unread import BAD_IMAGES, describe_error, unread_image
 
 
 class SeededIndex(NamedTuple):
@@ -25,11 +24,7 @@ class SeededIndex(NamedTuple):
     seed: int
 
 
-# Under this name a sample tells which images it stands in for, as a list of
-# [path, error], since it comes from a worker process.
-BAD_IMAGES = 'bad_images'
 _MAX_REPLACEMENTS = 16
-_LOADERS = (LoadImageFromFile, ProgressiveDecodeCrop)
 
 
 class SeededDataset(Dataset):
@@ -56,10 +51,10 @@ class SeededDataset(Dataset):
                 sample = self.dataset[index]
                 break
             except Exception as error:
-                path = _unread_image(error)
+                path = unread_image(error)
                 if path is None or len(bad) == _MAX_REPLACEMENTS:
                     raise
-                bad.append([path, f'{type(error).__name__}: {" ".join(str(error).split())}'])
+                bad.append([path, describe_error(error)])
             seed = Randomness.replacement(item.seed, len(bad))
             index = seed % len(self.dataset)
         if bad:
@@ -74,32 +69,6 @@ class SeededDataset(Dataset):
         if name == 'dataset' or name.startswith('__'):
             raise AttributeError(name)
         return getattr(self.dataset, name)
-
-
-def bad_images(batch: dict) -> List[List[str]]:
-    """What a batch tells of images that could not be read.
-
-    Args:
-        batch (dict): From a loader of :func:`seeded_dataloader`.
-
-    Returns:
-        list: [path, error] of each.
-    """
-    samples = batch.get('data_samples') or [] if isinstance(batch, dict) else []
-    return [image for sample in samples for image in sample.get(BAD_IMAGES, [])]
-
-
-def _unread_image(error: Exception) -> Optional[str]:
-    """Path of the image that a loading transform was reading, if one was."""
-    if isinstance(error, MemoryError):
-        return None
-    trace = error.__traceback__
-    while trace is not None:
-        variables = trace.tb_frame.f_locals
-        if isinstance(variables.get('self'), _LOADERS) and 'results' in variables:
-            return variables['results'].get('img_path')
-        trace = trace.tb_next
-    return None
 
 
 class SeededSampler(Sampler):

@@ -6,6 +6,8 @@ from types import SimpleNamespace
 from typing import Any, List, Sequence
 
 from ..utils.errors import UserError
+from ..utils.plain_config import plain_config
+from .run_settings import describe_differences
 
 
 class Pace:
@@ -45,9 +47,23 @@ class Pace:
         self._schedulers = deepcopy(list(schedulers), {id(optim_wrapper): self._optimizer})
         for scheduler in self._schedulers:
             scheduler.base_values = [scheduler.base_values[options.index(kind)] for kind in kinds]
+        # What the values are a function of, in plain types.
+        self.recipe = dict(
+            groups=plain_config(kinds), steps_per_epoch=steps_per_epoch,
+            param_scheduler=[dict(plain_config(vars(scheduler), ('optimizer', )),
+                                  type=type(scheduler).__name__) for scheduler in schedulers])
         self._steps_per_epoch = steps_per_epoch
         self._step = 0
         self._before = self._after = kinds
+
+    def check(self, recipe: dict) -> None:
+        """Raise a UserError if a run to resume had another :attr:`recipe`."""
+        if recipe != self.recipe:
+            raise UserError(
+                'The checkpoint was made with another optimizer or param_scheduler: '
+                f'{describe_differences(recipe, self.recipe)}. With speedup, values come from '
+                'these at each step. Set the same to resume, or use load_from without resume to '
+                'start from its weights.')
 
     def set(self, epoch: float) -> None:
         """Set the values of a moment of the recipe; moments ascend.

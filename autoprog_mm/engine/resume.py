@@ -4,18 +4,19 @@ import logging
 from dataclasses import astuple
 from typing import List, Optional, Sequence
 
-import torch.nn as nn
+from mmengine.hooks import EarlyStoppingHook
 from mmengine.logging import print_log
 
 from ..growth.schedule import Stage
 from ..growth.search import OneShotSearch
 from ..growth.subnet import Subnet
-from ..models.elastic import ElasticBackbone
 from ..utils.errors import UserError
 from ..utils.modules import unwrap
-from .checkpoint import differing_parameters
+from .checkpoint import SAVED_IN_MODEL, differing_parameters
+from .checkpoint import STATE as KEY
+from .optimizers import MoGrowMixin
+from .run_settings import check_settings, run_settings
 
-KEY = 'autoprog'
 # Version of the hook's checkpoint state.
 SCHEMA = 4
 
@@ -25,44 +26,66 @@ def schedule_rows(stages: Sequence[Stage]) -> List[List[int]]:
     return [[s.begin_epoch, s.end_epoch, *astuple(s.subnet)] for s in stages]
 
 
-def pack_state(backbone: ElasticBackbone, rows: List[List[int]], steps_per_epoch: int,
-               search: Optional[OneShotSearch], choice: Optional[Subnet], **position) -> dict:
+def pack_state(hook, runner) -> dict:
     """What a checkpoint keeps of a run of stages, in plain types.
 
     Args:
-        backbone (ElasticBackbone): The run's backbone.
-        rows (list[list[int]]): Of its schedule, before searches.
-        steps_per_epoch (int): Training steps of an epoch.
-        search (OneShotSearch | None): Its search.
-        choice (Subnet | None): What it has decided for the next epoch.
-        **position: What else to keep, of where the run is.
+        hook (AutoProgHook): The run's conductor.
+        runner (Runner): Its runner.
     """
     return dict(
         schema=SCHEMA,
-        model=type(backbone).__name__,
-        stages=rows,
-        steps_per_epoch=steps_per_epoch,
-        subnet=astuple(backbone.awake_subnet),
-        search=None if search is None else search.state_dict(),
-        choice=choice and astuple(choice),
-        **position)
+        model=type(hook.parts.backbone).__name__,
+        stages=hook.rows,
+        regularization=[dict(stage.regularization) for stage in hook.stages],
+        steps_per_epoch=hook.inputs.num_steps,
+        subnet=astuple(hook.parts.backbone.awake_subnet),
+        search=None if hook.search is None else hook.search.state_dict(),
+        choice=hook.choice and astuple(hook.choice),
+        index=hook.stage_index,
+        course=hook.course.state_dict(),
+        settings=run_settings(runner),
+        sampler_seed=hook.inputs.sampler_seed,
+        ledger=hook.record.ledger.state_dict())
 
 
-def find_state(checkpoint: dict, model: nn.Module, schedules: bool) -> dict:
+def restore(hook, runner, state: dict) -> None:
+    """Have a run go on from where it was saved.
+
+    Args:
+        hook (AutoProgHook): The run's conductor, set up.
+        runner (Runner): Its runner.
+        state (dict): From :func:`pack_state`.
+
+    Raises:
+        UserError: If the state is of a run with other stages.
+    """
+    check_state(state, hook.rows, hook.stages, hook.inputs.num_steps, hook.search)
+    hook.inputs.sampler_seed = state['sampler_seed']
+    hook.stage_index = state['index']
+    hook.course.load_state_dict(state['course'])
+    hook.choice = Subnet(*state['choice']) if state['choice'] else None
+    if hook.search is not None:
+        hook.search.load_state_dict(state['search'])
+    hook.record.ledger.load_state_dict(state['ledger'])
+    hook.parts.optim_wrapper.shrink(hook.parts.backbone, Subnet(*state['subnet']))
+    recall_validations(runner)
+
+
+def find_state(checkpoint: dict, runner) -> dict:
     """The state to resume from.
 
     Args:
         checkpoint (dict): As loaded.
-        model (Module): The model to resume, wrapped or not.
-        schedules (bool): Whether the run has parameter schedulers.
+        runner (Runner): The run that is to go on from it.
 
     Returns:
         dict: From :func:`pack_state`.
 
     Raises:
-        UserError: If the checkpoint has none, or is of another model.
+        UserError: If the checkpoint has none, or is of another run.
     """
-    expected = ['optimizer'] + schedules * ['param_schedulers']
+    expected = ['optimizer'] + bool(runner.param_schedulers) * ['param_schedulers']
     missing = [key for key in expected if key not in checkpoint]
     if missing:
         raise UserError(
@@ -79,22 +102,29 @@ def find_state(checkpoint: dict, model: nn.Module, schedules: bool) -> dict:
             f'The checkpoint has AutoProg state of schema {state["schema"]}; this version '
             f'reads schema {SCHEMA}. Resume with the version that it was made with, or '
             'use load_from without resume to start from its weights.')
+    own, weights = unwrap(runner.model).state_dict(), checkpoint['state_dict']
+    for each in (own, weights):  # of which the state knows more
+        each.pop(SAVED_IN_MODEL, None)
     # mmengine would only warn, and train on with what fits.
-    differing = differing_parameters(unwrap(model).state_dict(), checkpoint['state_dict'])
+    differing = differing_parameters(own, weights)
     if differing is not None:
         raise UserError(
             f'The checkpoint is of another model, a {state["model"]}: {differing}. Resume with '
             'the model that it was made with.')
+    # Older ones have none, and another wrapper is refused when the run begins.
+    if 'settings' in state and isinstance(runner.optim_wrapper, MoGrowMixin):
+        check_settings(checkpoint, state['settings'], runner)
     return state
 
 
-def check_state(state: dict, rows: List[List[int]], steps_per_epoch: int,
-                search: Optional[OneShotSearch]) -> None:
+def check_state(state: dict, rows: List[List[int]], stages: Sequence[Stage],
+                steps_per_epoch: int, search: Optional[OneShotSearch]) -> None:
     """Raise a UserError unless a state is of a run like this one.
 
     Args:
         state (dict): From :func:`find_state`.
         rows (list[list[int]]): Of this run's schedule, before searches.
+        stages (Sequence[Stage]): Its stages.
         steps_per_epoch (int): Its training steps of an epoch.
         search (OneShotSearch | None): Its search.
     """
@@ -103,6 +133,12 @@ def check_state(state: dict, rows: List[List[int]], steps_per_epoch: int,
             'The checkpoint was made with another schedule. Stages as [begin epoch, end '
             f'epoch, depth, resolution]: {state["stages"]} there, {rows} here. Resume with '
             'the same num_stages, initial_scale, speedup, max_epochs and model.')
+    mine = [dict(stage.regularization) for stage in stages]
+    if state.get('regularization', mine) != mine:
+        raise UserError(
+            f'The checkpoint was made with other strengths of regularization in its stages: '
+            f'{state["regularization"]} there, {mine} here. Resume with the same regularization of '
+            'AutoProgHook.')
     if (state['search'] is None) != (search is None):
         raise UserError(
             f'The checkpoint was made {"without" if search else "with"} a search and '
@@ -114,20 +150,22 @@ def check_state(state: dict, rows: List[List[int]], steps_per_epoch: int,
             'number of processes.')
 
 
-def wake_as_saved(state: dict, model: nn.Module) -> None:
-    """Run what was awake when the weights under test were saved.
+def recall_validations(runner) -> None:
+    """Tell ``EarlyStoppingHook`` of the validations before a resume, which it does not save.
 
     Args:
-        state (dict): From :func:`pack_state`.
-        model (Module): The model to test, wrapped or not.
+        runner (Runner): One that has read a checkpoint.
     """
-    backbone = getattr(unwrap(model), 'backbone', None)
-    if not isinstance(backbone, ElasticBackbone):
-        return
-    subnet = Subnet(*state['subnet'])
-    backbone.min_depth = state['stages'][0][2]
-    backbone.set_subnet(subnet)
-    if subnet.depth < backbone.full_subnet.depth:
-        print_log(
-            f'The checkpoint is of an unfinished run: {subnet} of {backbone.full_subnet} (depth '
-            'x pixels) was awake, and is what is tested.', logger='current', level=logging.WARNING)
+    for hook in runner.hooks:
+        scores = runner.message_hub.log_scalars.get(f'val/{getattr(hook, "monitor", None)}')
+        if not isinstance(hook, EarlyStoppingHook) or scores is None:
+            continue
+        for score in scores.data[0].tolist():
+            stops, reason = hook._check_stop_condition(score)
+            if stops:
+                runner.train_loop.stop_training = True
+                print_log(
+                    f'The run that is resumed was stopped early, and is stopped again: {reason} '
+                    'Set other options of EarlyStoppingHook to go on.', logger='current',
+                    level=logging.WARNING)
+                break

@@ -5,6 +5,7 @@ from typing import Dict, List, Optional, Sequence
 from mmengine.dist import broadcast_object_list
 
 from ..datasets.seeded import batch_size_of
+from ..growth.budget import check_budget
 from ..growth.course import Course
 from ..growth.probe import probe_batch, probe_steps
 from ..growth.schedule import Stage
@@ -13,61 +14,117 @@ from ..growth.search import OneShotSearch
 from ..growth.subnet import Subnet
 from ..utils.errors import UserError
 from .loops import ResumableTrainLoop
+from .pace import Pace
 from .run_parts import RunParts
 
 _ROUNDS = 5  # of steps that are timed
 
 
-def begin_course(runner, parts: RunParts, stages: List[Stage], search: Optional[OneShotSearch],
-                 speedup: Optional[float], shares: Optional[Sequence[float]], budget: str,
-                 state: Optional[dict]) -> Course:
-    """Make the course of a run, and have its training loop follow it.
+class RunCourse:
+    """Has a run cost what was promised, and its recipe follow what is spent.
 
     Args:
-        runner (Runner): One that is about to train.
-        parts (RunParts): Its parts.
-        stages (list[Stage]): Its schedule, which gets other epochs in place.
-        search (OneShotSearch | None): Its search.
         speedup (float | None): See :class:`AutoProgHook`.
-        shares (Sequence[float] | None): See :class:`AutoProgHook`.
+        stage_shares (Sequence[float] | None): See :class:`AutoProgHook`.
         budget (str): See :class:`AutoProgHook`.
-        state (dict | None): Of :meth:`Course.state_dict`, on resume: what was
-            measured is not measured again.
+        num_stages (int): Stages of the schedule.
 
     Raises:
-        UserError: For a training loop that can't follow, or too small a budget.
+        UserError: If these can't make a budget.
     """
-    loop, steps = runner.train_loop, len(runner.train_dataloader)
-    if speedup is None:
-        return Course(stages, runner.max_epochs, steps)
-    if not isinstance(loop, ResumableTrainLoop):
-        raise UserError(
-            f'speedup of AutoProgHook changes the number of epochs, and needs train_cfg.type='
-            f"'ResumableTrainLoop', but train_cfg builds {type(loop).__name__}.")
-    if len(loop.dynamic_milestones) > 1:
-        raise UserError(
-            'train_cfg.dynamic_intervals counts epochs of a run, which speedup of AutoProgHook '
-            'changes. Use val_interval, which counts those of the recipe, or speedup=None.')
-    subnets = {stage.subnet for stage in stages} | {
-        subnet for choices in stage_choices(stages, search and search.bounds) for subnet in choices}
-    costs = {Subnet(*subnet): cost for *subnet, cost in state['costs']} \
-        if state else _costs(runner, parts, sorted(subnets, key=parts.backbone.flops), budget)
-    course = Course(stages, runner.max_epochs, steps, speedup, shares, costs, search)
-    loop.course = course
-    return course
 
+    def __init__(self, speedup: Optional[float], stage_shares: Optional[Sequence[float]],
+                 budget: str, num_stages: int) -> None:
+        check_budget(speedup, stage_shares, budget, num_stages)
+        self.speedup = speedup
+        self.stage_shares = stage_shares
+        self.budget = budget
+        self.plan: Optional[Course] = None  # until a run trains
+        self._pace: Optional[Pace] = None
 
-def _costs(runner, parts: RunParts, subnets: Sequence[Subnet], budget: str) -> Dict[Subnet, float]:
-    """Cost of a step of each, with that of the full network, the last, as 1."""
-    if budget == 'flops':
-        seconds = {subnet: parts.backbone.flops(subnet) for subnet in subnets}
-    else:
-        # All ranks time, since a model may synchronise in its forward pass.
-        batch = probe_batch(parts.model, batch_size_of(runner.train_dataloader))
-        seconds = probe_steps(parts.model, parts.optim_wrapper, subnets, batch, _ROUNDS)
-    full = seconds[parts.backbone.full_subnet]
-    # Two digits are what a measurement is worth.
-    costs = [{subnet: float(f'{cost / full:.2g}') if budget == 'time' else cost / full
-              for subnet, cost in seconds.items()}]
-    broadcast_object_list(costs)
-    return costs[0]
+    def take_over(self, runner) -> None:
+        """Take over the schedulers, before a resume reads states that they never had.
+
+        Args:
+            runner (Runner): One that is about to train, in ``before_run``.
+        """
+        if self.speedup is not None:
+            self._pace = Pace(runner.optim_wrapper, runner.param_schedulers or [],
+                              len(runner.train_dataloader))
+            runner.param_schedulers = []
+
+    def begin(self, runner, parts: RunParts, stages: List[Stage],
+              search: Optional[OneShotSearch], state: Optional[dict]) -> None:
+        """Make the course, and have the training loop follow it.
+
+        Args:
+            runner (Runner): One that is about to train.
+            parts (RunParts): Its parts.
+            stages (list[Stage]): Its schedule, which gets other epochs in place.
+            search (OneShotSearch | None): Its search.
+            state (dict | None): Of :meth:`state_dict`, on resume: what was
+                measured is not measured again.
+
+        Raises:
+            UserError: For a training loop that can't follow, too small a
+                budget, or a state of another recipe.
+        """
+        loop, steps = runner.train_loop, len(runner.train_dataloader)
+        if self.speedup is None:
+            self.plan = Course(stages, runner.max_epochs, steps)
+            return
+        if not isinstance(loop, ResumableTrainLoop):
+            raise UserError(
+                f'speedup of AutoProgHook changes the number of epochs, and needs train_cfg.type='
+                f"'ResumableTrainLoop', but train_cfg builds {type(loop).__name__}.")
+        if len(loop.dynamic_milestones) > 1:
+            raise UserError(
+                'train_cfg.dynamic_intervals counts epochs of a run, which speedup of '
+                'AutoProgHook changes. Use val_interval, which counts those of the recipe, or '
+                'speedup=None.')
+        if state is not None:
+            self._pace.check(state['pace'])
+        subnets = {stage.subnet for stage in stages}.union(
+            *stage_choices(stages, search and search.bounds))
+        costs = {Subnet(*subnet): cost for *subnet, cost in state['costs']} if state else \
+            self._measure(runner, parts, sorted(subnets, key=parts.backbone.flops))
+        self.plan = Course(
+            stages, runner.max_epochs, steps, self.speedup, self.stage_shares, costs, search)
+        loop.course = self.plan
+
+    def begin_stage(self, index: int, candidates: Sequence[Subnet]) -> None:
+        """See :meth:`Course.begin_stage`."""
+        self.plan.begin_stage(index, candidates)
+
+    def decide(self, index: int, choice: Subnet) -> None:
+        """See :meth:`Course.decide`."""
+        self.plan.decide(index, choice)
+
+    def move(self, runner, steps: int) -> None:
+        """Set the learning rate and momentum that are due after so many steps of the run."""
+        if self._pace is not None:
+            epoch = steps / len(runner.train_dataloader)
+            self._pace.set(self.plan.timeline.recipe_epoch(epoch))
+
+    def state_dict(self) -> dict:
+        """What a checkpoint keeps, in plain types."""
+        return dict(self.plan.state_dict(), pace=self._pace and self._pace.recipe)
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from a checkpoint's :meth:`state_dict`."""
+        self.plan.load_state_dict(state)
+
+    def _measure(self, runner, parts: RunParts, subnets: Sequence[Subnet]) -> Dict[Subnet, float]:
+        """Cost of a step of each, with that of the full network as 1; the same on all ranks."""
+        if self.budget == 'flops':
+            costs = {subnet: parts.backbone.flops(subnet) for subnet in subnets}
+        else:
+            # All ranks time, since a model may synchronise in its forward pass.
+            batch = probe_batch(parts.model, batch_size_of(runner.train_dataloader))
+            costs = probe_steps(parts.model, parts.optim_wrapper, subnets, batch, _ROUNDS)
+        full = costs[parts.backbone.full_subnet]
+        # Two digits are what a measurement is worth.
+        costs = [{subnet: float(f'{cost / full:.2g}') if self.budget == 'time' else cost / full
+                  for subnet, cost in costs.items()}]
+        broadcast_object_list(costs)
+        return costs[0]

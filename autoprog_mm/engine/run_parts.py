@@ -17,6 +17,7 @@ from ..models.elastic import ElasticBackbone
 from ..utils.errors import UserError
 from ..utils.modules import unwrap
 from .optimizers import MoGrowMixin
+from .rehearsal import rehearse_validation
 from .wrappers import ElasticDistributedDataParallel
 
 
@@ -54,6 +55,10 @@ class RunParts:
                 'AutoProgHook needs an EpochBasedTrainLoop, but train_cfg builds '
                 f'{type(runner.train_loop).__name__}. Use train_cfg=dict(by_epoch=True, '
                 'max_epochs=...).')
+        if runner._randomness_cfg.get('diff_rank_seed'):
+            raise UserError(
+                'randomness.diff_rank_seed=True: the draws of ranks differ anyway, and what they '
+                'must agree on follows from one seed. Leave it out.')
         if is_model_wrapper(runner.model) and \
                 not isinstance(runner.model, ElasticDistributedDataParallel):
             raise UserError(
@@ -74,8 +79,9 @@ class RunParts:
                 "A search resizes batches and needs data_preprocessor.type to be "
                 f"'ElasticDataPreprocessor', but got "
                 f'{type(model.data_preprocessor).__name__}. Set it, or search=None.')
-        _check_accumulation(runner)
+        _align_accumulation(runner)
         _check_hooks(runner)
+        rehearse_validation(runner)
         wrapper = runner.model if is_model_wrapper(runner.model) else None
         return cls(model, wrapper, backbone, runner.optim_wrapper, pipelines)
 
@@ -103,6 +109,7 @@ class RunParts:
             full_regularization=dict(
                 self.pipelines.full_strength, drop_path=backbone.drop_path_rate),
             resolution_divisor=resolution_divisor if num_stages > 1 else backbone.resolution_step)
+        backbone.wake_all()  # loaded weights may have put some to sleep
         backbone.min_depth = stages[0].subnet.depth
         for stage in stages:
             backbone.check_subnet(stage.subnet)
@@ -154,10 +161,10 @@ def _check_hooks(runner) -> None:
                 'AutoProgHook. Add it, or leave the key out.')
 
 
-def _check_accumulation(runner) -> None:
+def _align_accumulation(runner) -> None:
     every, steps = runner.optim_wrapper._accumulative_counts, len(runner.train_dataloader)
+    runner.optim_wrapper.steps_per_epoch = steps
     if steps % every:
         print_log(
-            f'accumulative_counts ({every}) does not divide the {steps} steps of an epoch: the '
-            'gradients that an epoch ends with, before an update is due, are dropped.',
-            logger='current')
+            f'accumulative_counts ({every}) does not divide the {steps} steps of an epoch: its '
+            f'last update is of {steps % every}.', logger='current')

@@ -3,10 +3,11 @@
 import logging
 import os.path as osp
 from functools import partial
-from typing import ContextManager, Optional, Sequence
+from typing import ContextManager, Dict, Optional, Sequence
 
-from mmengine.dist import is_main_process
+from mmengine.dist import is_main_process, master_only
 from mmengine.logging import print_log
+from mmengine.visualization import LocalVisBackend
 
 from ..growth.schedule import Stage
 from ..growth.search import OneShotSearch
@@ -114,9 +115,8 @@ class StageRecord:
             return
         print_log(f'{text}Loss on the same images: {before:.4f} before, {after:.4f} after.',
                   logger='current')
-        self._runner.visualizer.add_scalars(
-            {'autoprog/growth_loss_before': before, 'autoprog/growth_loss_after': after},
-            step=self._runner.iter)
+        self._add_scalars(
+            {'autoprog/growth_loss_before': before, 'autoprog/growth_loss_after': after})
         if not after - before <= self._max_growth_jump:
             print_log(
                 f'The loss on the same images went from {before:.4f} to {after:.4f} when '
@@ -148,16 +148,31 @@ class StageRecord:
             f'Search of stage {stage + 1}, w = {search["w"]:.4f}, {seconds:.1f} s besides '
             'training:\n' + '\n'.join(lines), logger='current')
         chosen = next(c for c in search['candidates'] if c['chosen'])
-        self._runner.visualizer.add_scalars(
+        self._add_scalars(
             {'autoprog/search_w': search['w'], 'autoprog/search_seconds': seconds,
-             **{f'autoprog/search_{key}': chosen[key] for key in ('depth', 'resolution', 'loss')}},
-            step=self._runner.iter)
+             **{f'autoprog/search_{key}': chosen[key] for key in ('depth', 'resolution', 'loss')}})
 
-    def finish(self) -> None:
-        """Close the record of a run that has trained to its end."""
-        self.ledger.finished = True
-        self.ledger.close()
+    @master_only
+    def _add_scalars(self, scalars: Dict[str, float]) -> None:
+        """Hand scalars of this step to TensorBoard and the like.
+
+        Not to ``scalars.json``, where tools take what is no training step for a
+        validation; they are in ``autoprog.json``.
+        """
+        for backend in self._runner.visualizer._vis_backends.values():
+            if not isinstance(backend, LocalVisBackend):
+                backend.add_scalars(scalars, step=self._runner.iter)
+
+    def finish(self, awake: Subnet) -> None:
+        """Close the record of a run that has ended, with ``awake`` awake."""
+        epochs, planned = self._runner.epoch, self._runner.max_epochs
+        self.ledger.finish(epochs, planned)
         self.write()
+        if epochs < planned:
+            print_log(
+                f'The run was stopped early, after {epochs} of {planned} epochs: a hook, such as '
+                f'EarlyStoppingHook, has set stop_training. {awake} of {self.ledger.full} (depth '
+                'x pixels) was awake.', logger='current', level=logging.WARNING)
 
     def write(self) -> None:
         """Write ``autoprog.json``, on the main process."""

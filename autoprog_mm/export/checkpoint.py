@@ -7,10 +7,16 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn as nn
-from mmengine.config import Config
 
-from ..engine.checkpoint import MODEL_CONFIG, differing_parameters, load_plain
+from ..engine.checkpoint import (
+    MODEL_CONFIG,
+    SAVED_IN_MODEL,
+    STATE,
+    differing_parameters,
+    read_weights,
+)
 from ..growth.subnet import Subnet
+from ..utils.config_files import read_config
 from ..utils.errors import UserError
 from ..utils.files import replacing
 from ..version import __version__
@@ -70,7 +76,7 @@ def export_checkpoint(checkpoint: str, out: str, format: str,
     if format not in FORMATS:
         raise UserError(f'--format must be one of {FORMATS}, but got {format!r}.')
     try:
-        loaded = load_plain(checkpoint)
+        loaded = read_weights(checkpoint)
     except ValueError as error:
         raise UserError(f'CKPT: {error}') from None
     out = osp.abspath(out)
@@ -79,10 +85,11 @@ def export_checkpoint(checkpoint: str, out: str, format: str,
                          f'{"a folder" if osp.isdir(out) else "the checkpoint itself"}.')
     meta = loaded.get('meta') if isinstance(loaded.get('meta'), dict) else {}
     source = build_plain_model(_read_config(checkpoint, loaded, config))
+    saved = loaded['state_dict'].pop(SAVED_IN_MODEL, None)
     load_strictly(source.model, loaded['state_dict'],
                   "The checkpoint is not of the config's model; pass the config of its run with "
                   '--config')
-    _check_finished(loaded.get('autoprog'), source.model.backbone.full_subnet)
+    _check_finished(saved, loaded.get(STATE), source.model.backbone.full_subnet)
 
     target = find_target(source, format)
     content: Dict[str, Any] = {
@@ -118,9 +125,7 @@ def load_strictly(model: nn.Module, weights: Dict[str, torch.Tensor], message: s
 
 def _read_config(checkpoint: str, loaded: dict, path: Optional[str]) -> dict:
     if path is not None:
-        if not osp.isfile(path):
-            raise UserError(f'--config: there is no file {path!r}.')
-        return Config.fromfile(path).to_dict()
+        return read_config(path, '--config').to_dict()
     config = loaded.get(MODEL_CONFIG)
     if not isinstance(config, dict):
         raise UserError(f'CKPT: {checkpoint!r} does not say what its model is built of, as '
@@ -129,13 +134,13 @@ def _read_config(checkpoint: str, loaded: dict, path: Optional[str]) -> dict:
     return config
 
 
-def _check_finished(state: Optional[dict], full: Subnet) -> None:
-    if state is None:  # of a run without AutoProgHook
-        return
-    try:
+def _check_finished(saved: Optional[torch.Tensor], state: Optional[dict], full: Subnet) -> None:
+    if saved is not None:
+        awake = Subnet(*saved.tolist()[:2])
+    elif state is not None:  # at full depth, the resolution may still grow
         awake = Subnet(*state['subnet'])
-    except (KeyError, TypeError) as error:
-        raise UserError(f"CKPT: its 'autoprog' state names no subnet ({error!r}).") from error
+    else:  # of a run without AutoProgHook
+        return
     if awake != full:
         raise UserError(
             f'CKPT: the run is not finished: only {awake} of {full} was awake, and the rest is not '

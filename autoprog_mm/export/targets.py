@@ -1,6 +1,5 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """What timm and mmpretrain call our models and their parameters."""
-import re
 from copy import deepcopy
 from inspect import signature
 from typing import Callable, Dict, List, NamedTuple, NoReturn, Optional, Sequence, Tuple
@@ -10,6 +9,7 @@ import timm
 import torch.nn as nn
 
 from ..models import ElasticDeiT, ElasticVOLO
+from ..models.timm_names import DEIT_NAMES, VOLO_NAMES, to_timm
 from ..utils.errors import UserError
 from .plain_model import PlainModel
 
@@ -18,21 +18,6 @@ _TIMM_EPS = 1e-6
 _TIMM_LAYER = dict(  # with what has no effect on scores
     num_fcs=2, ffn_type='origin', act_cfg=dict(type='GELU'), drop_rate=None, attn_drop_rate=None,
     drop_path_rate=None)
-_DEIT_NAMES = (
-    (r'^backbone\.layers\.', 'blocks.'),
-    (r'^backbone\.ln1\.', 'norm.'),
-    (r'^backbone\.ln2\.', 'fc_norm.'),
-    (r'^backbone\.pre_norm\.', 'norm_pre.'),
-    (r'^backbone\.patch_embed\.projection\.', 'patch_embed.proj.'),
-    (r'^backbone\.', ''),
-    (r'^head\.layers\.head\.', 'head.'),
-    (r'^(blocks\.\d+)\.ln([12])\.', r'\1.norm\2.'),
-    (r'^(blocks\.\d+)\.attn\.gamma1\.weight$', r'\1.ls1.gamma'),
-    (r'^(blocks\.\d+)\.ffn\.gamma2\.weight$', r'\1.ls2.gamma'),
-    (r'^(blocks\.\d+)\.ffn\.layers\.0\.0\.', r'\1.mlp.fc1.'),
-    (r'^(blocks\.\d+)\.ffn\.layers\.1\.', r'\1.mlp.fc2.'),
-)
-_VOLO_NAMES = ((r'^backbone\.', ''), (r'^head\.(head|aux_head)\.', r'\1.'))
 _VOLO_DEFAULTS = dict(mlp_ratio=3., stem_hidden_dim=64)
 
 _BUILDERS: Dict[str, Callable] = {
@@ -62,9 +47,7 @@ class Target(NamedTuple):
 
     def rename(self, name: str) -> str:
         """The library's name of one of our parameters."""
-        for ours, theirs in self.names:
-            name = re.sub(ours, theirs, name)
-        return name
+        return to_timm(name, self.names)
 
     def build(self) -> nn.Module:
         """Build the library's model, with random weights."""
@@ -133,9 +116,9 @@ def _timm_deit(source: PlainModel) -> Target:
     stem = _TIMM_DEITS.get((width, backbone.num_layers, shape['num_heads']))
     name = f'{stem}_patch{shape["patch_size"]}_{shape["img_size"]}'
     if timm.is_model(name) and 'mlp_ratio' not in rest:
-        return Target('timm.create_model', (name, ), rest, _DEIT_NAMES)
+        return Target('timm.create_model', (name, ), rest, DEIT_NAMES)
     return Target('timm.models.vision_transformer.VisionTransformer', (), {**shape, **rest},
-                  _DEIT_NAMES)
+                  DEIT_NAMES)
 
 
 def _mmpretrain_deit(source: PlainModel) -> Target:
@@ -165,12 +148,12 @@ def _timm_volo(source: PlainModel) -> Target:
     size = source.model.backbone.full_subnet.resolution
     name = f'volo_{arch}_{size}'
     if timm.is_model(name) and 'patch_size' not in rest:
-        return Target('timm.create_model', (name, ), rest, _VOLO_NAMES)
+        return Target('timm.create_model', (name, ), rest, VOLO_NAMES)
     num_parts = len(settings['layers'])
     parts = _not_default(timm.models.volo.VOLO, **dict.fromkeys(
         ('downsamples', 'outlook_attention'), (True, ) + (False, ) * (num_parts - 1)))
     return Target('timm.models.volo.VOLO', (), dict(settings, img_size=size, **parts, **rest),
-                  _VOLO_NAMES)
+                  VOLO_NAMES)
 
 
 def _mmpretrain_volo(source: PlainModel) -> Target:
@@ -182,7 +165,7 @@ def _mmpretrain_volo(source: PlainModel) -> Target:
     name = f'volo_{arch}_{size}'
     if not timm.is_model(name):
         name, rest = f'volo_{arch}_224', dict(rest, img_size=size)
-    return _mmpretrain(source, _VOLO_NAMES, type='TimmClassifier', model_name=name, **rest)
+    return _mmpretrain(source, VOLO_NAMES, type='TimmClassifier', model_name=name, **rest)
 
 
 def _mmpretrain(source: PlainModel, names: Sequence[Tuple[str, str]] = (), **model) -> Target:

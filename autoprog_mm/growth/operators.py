@@ -29,7 +29,12 @@ class GrowthOperator(metaclass=ABCMeta):
                         value.copy_(slots[source][name] / 2)
 
     ``optim_wrapper=dict(growth=dict(type='HalfInit'))`` then grows by it.
+
+    Attributes:
+        overwrites (bool): Whether a waking slot loses what it had.
     """
+
+    overwrites = True
 
     def __call__(self, growth: Growth) -> None:
         """Fill the waking slots of all groups; called without gradients.
@@ -179,6 +184,8 @@ class MoGrow(Interpolation):
 @GROWTH_OPERATORS.register_module()
 class Keep(GrowthOperator):
     """A waking slot keeps its own weights, as a pretrained checkpoint brought them."""
+
+    overwrites = False
 
     def fill(self, slots: List[Weights], group: GroupGrowth) -> None:
         pass

@@ -3,12 +3,12 @@
 import time
 from contextlib import contextmanager
 from statistics import median
-from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from mmengine.dist import all_reduce, broadcast_object_list
+from mmengine.dist import all_gather_object, all_reduce, broadcast_object_list
 
 from ..utils import resize_batch
 from .subnet import Subnet
@@ -23,7 +23,8 @@ def time_steps(model: nn.Module,
                subnets: Sequence[Subnet],
                images: torch.Tensor,
                labels: torch.Tensor,
-               rounds: int = 5) -> List[float]:
+               rounds: int = 5,
+               num_parts: Optional[Callable[[int, Subnet], int]] = None) -> List[float]:
     """Seconds of a forward and backward pass of each subnet.
 
     Subnets take turns, so that a slow moment of the machine hits all; a first
@@ -37,11 +38,14 @@ def time_steps(model: nn.Module,
             resized for each subnet.
         labels (Tensor): Classes, of shape (B, ).
         rounds (int): Turns that count. Defaults to 5.
+        num_parts (Callable, optional): In how many parts so many images of a
+            subnet are trained, one after the other. Defaults to None, in one.
 
     Returns:
         list[float]: Medians over the rounds.
     """
     inputs = {s.resolution: resize_batch(images, s.resolution) for s in subnets}
+    counts = [1 if num_parts is None else num_parts(len(images), s) for s in subnets]
     buffers = _cloned_buffers(model)
     params = [param for param in model.parameters() if param.requires_grad]
     training = [(module, module.training) for module in model.modules()]
@@ -53,11 +57,12 @@ def time_steps(model: nn.Module,
                 with model.backbone.running(subnet):
                     _synchronize(images.device)
                     begin = time.perf_counter()
-                    with optim_wrapper.optim_context(model):
-                        logits = torch.func.functional_call(
-                            model, buffers, (inputs[subnet.resolution], ))
-                        loss = F.cross_entropy(logits.float(), labels)
-                    torch.autograd.grad(loss, params, allow_unused=True)
+                    for part, classes in zip(inputs[subnet.resolution].tensor_split(counts[i]),
+                                             labels.tensor_split(counts[i])):
+                        with optim_wrapper.optim_context(model):
+                            logits = torch.func.functional_call(model, buffers, (part, ))
+                            loss = F.cross_entropy(logits.float(), classes)
+                        torch.autograd.grad(loss, params, allow_unused=True)
                     _synchronize(images.device)
                     if turn:
                         times[i].append(time.perf_counter() - begin)
@@ -109,7 +114,8 @@ def probe_batch(model: nn.Module, batch_size: int) -> int:
 
 
 def time_candidates(model: nn.Module, optim_wrapper, candidates: Sequence[Subnet],
-                    batch: Tuple[torch.Tensor, torch.Tensor], rounds: int) -> List[float]:
+                    batch: Tuple[torch.Tensor, torch.Tensor], rounds: int,
+                    num_parts: Optional[Callable[[int, Subnet], int]] = None) -> List[float]:
     """Seconds of a forward and backward pass of each candidate, on rank 0.
 
     All ranks time, since a model may synchronise in its forward pass; rank 0's
@@ -121,13 +127,15 @@ def time_candidates(model: nn.Module, optim_wrapper, candidates: Sequence[Subnet
         candidates (Sequence[Subnet]): No deeper than what is awake.
         batch (tuple): Images as they come from the loader, and classes.
         rounds (int): See :func:`time_steps`.
+        num_parts (Callable, optional): See :func:`time_steps`. Defaults to None.
 
     Returns:
         list[float]: The same on all ranks.
     """
     images, labels = batch
     data = model.data_preprocessor(dict(inputs=images), training=False)['inputs']
-    result = [time_steps(model, optim_wrapper, candidates, data, labels.to(data.device), rounds)]
+    result = [time_steps(model, optim_wrapper, candidates, data, labels.to(data.device), rounds,
+                         num_parts)]
     broadcast_object_list(result)
     return result[0]
 
@@ -180,19 +188,19 @@ def labelled_batches(
             shape (B, C, H, W) or a list of (C, H, W), and ``data_samples``.
 
     Returns:
-        list[tuple] | None: Images and classes; None if some image has not one
-        class.
+        list[tuple] | None: Images and classes; None, on all ranks, if some
+        image of some rank has not one class. A collective call.
     """
-    held = []
+    held, single = [], True
     for batch in batches:
         inputs = batch['inputs']
         # Copies, for loaders deliver into shared or pinned memory.
         images = inputs.clone() if isinstance(inputs, torch.Tensor) else torch.stack(list(inputs))
         labels = [sample.get('gt_label') for sample in batch['data_samples']]
-        if any(label is None or label.numel() != 1 for label in labels):
-            return None
-        held.append((images, torch.cat([label.view(1) for label in labels])))
-    return held
+        single = single and all(label is not None and label.numel() == 1 for label in labels)
+        if single:
+            held.append((images, torch.cat([label.view(1) for label in labels])))
+    return held if all(all_gather_object(single)) else None
 
 
 @contextmanager

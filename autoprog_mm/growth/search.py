@@ -98,6 +98,7 @@ class OneShotSearch:
         self.record: Optional[dict] = None  # of the last decision
         self._batches: List[Tuple[torch.Tensor, torch.Tensor]] = []  # on the host, as loaded
         self._due: List[int] = []  # after how many steps of the epoch to score
+        self.num_parts: Optional[Callable[[int, Subnet], int]] = None  # of so many images' step
 
     def check_stages(self, stages: Sequence[Stage]) -> None:
         """Raise a UserError unless a schedule has room for the searches.
@@ -283,7 +284,7 @@ class OneShotSearch:
         """
         flops = [model.backbone.flops(candidate) for candidate in self.candidates]
         times = None if self.cost == 'flops' else time_candidates(
-            model, optim_wrapper, self.candidates, self._batches[0], TIMED_STEPS)
+            model, optim_wrapper, self.candidates, self._batches[0], TIMED_STEPS, self.num_parts)
         losses = [history[-1] if self.reduction == 'last' else sum(history) / len(history)
                   for history in self.losses]
         index, self.w = choose(times or flops, losses, self.w, self.min_w)

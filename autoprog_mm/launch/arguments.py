@@ -1,21 +1,50 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """Command-line arguments that tools have in common."""
 import argparse
+import ast
 import os
+from typing import NoReturn
 
 from mmengine.config import DictAction
 
+from ..utils.names import did_you_mean
 from .errors import SHOW_TRACEBACK
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that says what a mistyped option may mean."""
+
+    def error(self, message: str) -> NoReturn:
+        """See the parent."""
+        _, found, others = message.partition('unrecognized arguments: ')
+        if found:
+            name = others.split()[0].partition('=')[0]
+            known = self._option_string_actions
+            message += '.' + (did_you_mean(name, known) if name.startswith('-') else '')
+            if '--cfg-options' in known:
+                message += ' Settings of the config follow --cfg-options, as key=value.'
+        super().error(message)
+
+
 class OptionsAction(DictAction):
-    """mmengine's action for key=value, which has no words for what isn't."""
+    """mmengine's action for key=value, which reads values as Python first.
+
+    mmengine's own takes the spaces out of a text, knows no dicts, and has no
+    words for what isn't key=value.
+    """
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
+        """See the parent."""
+        options = dict(getattr(namespace, self.dest, None) or {})
         for value in values:
-            if '=' not in value:
+            key, equals, text = value.partition('=')
+            if not equals or not key:
                 parser.error(f'{option_string} takes key=value, but got {value!r}.')
-        super().__call__(parser, namespace, values, option_string)
+            try:
+                options[key] = parse_value(text)
+            except ValueError as error:
+                parser.error(f'{option_string} {key}: {error}')
+        setattr(namespace, self.dest, options)
 
 
 def add_speedup(parser: argparse.ArgumentParser) -> None:
@@ -31,11 +60,65 @@ def add_speedup(parser: argparse.ArgumentParser) -> None:
         'AutoProgHook')
 
 
-def parse_with_common(parser: argparse.ArgumentParser) -> argparse.Namespace:
+def parse_value(text: str) -> object:
+    """Read the value of ``--cfg-options key=value``.
+
+    Args:
+        text (str): Such as ``'3'``, ``'a,b'``, ``'[a, b]'``, ``'"a,b"'``,
+            ``'/a path/b'`` or ``"[dict(type='A', b=None)]"``.
+
+    Returns:
+        object: What it is in Python, if it is something there, with ``dict()``
+        and without names. Else as mmengine reads it, but for texts, which stay
+        as they are.
+
+    Raises:
+        ValueError: For brackets that are not closed, or a dict that can't be
+            read.
+    """
+    stripped = text.strip()
+    try:
+        value = _literal(ast.parse(stripped, mode='eval').body)
+        if isinstance(value, str) and value.startswith(('[', '(')):  # quoted twice
+            return parse_value(value)
+        # Without brackets mmengine makes it a list.
+        return list(value) if isinstance(value, tuple) and stripped[0] != '(' else value
+    except (SyntaxError, ValueError):
+        brackets = stripped.startswith(('[', '(', '{', 'dict('))
+        if brackets and ('dict(' in stripped or '{' in stripped):
+            raise ValueError(
+                f"{text!r} cannot be read. Write dicts as in Python, with quotes around texts: "
+                '"key=[dict(type=\'A\', b=1)]".') from None
+    if ',' not in stripped and not stripped.startswith(('[', '(')):
+        value = DictAction._parse_int_float_bool(stripped)
+        return text if isinstance(value, str) else value
+    try:
+        value = DictAction._parse_iterable(stripped)
+    except AssertionError as error:
+        raise ValueError(f'{error}.') from None
+    if isinstance(value, str):
+        raise ValueError(f'Imbalanced brackets exist in {text}.')
+    return value
+
+
+def _literal(node: ast.AST) -> object:
+    """The value of an expression of constants, lists, tuples and dicts, also ``dict()``."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and \
+            node.func.id == 'dict' and not node.args and all(item.arg for item in node.keywords):
+        return {item.arg: _literal(item.value) for item in node.keywords}
+    if isinstance(node, (ast.List, ast.Tuple)):
+        items = [_literal(item) for item in node.elts]
+        return items if isinstance(node, ast.List) else tuple(items)
+    if isinstance(node, ast.Dict) and None not in node.keys:
+        return {_literal(key): _literal(item) for key, item in zip(node.keys, node.values)}
+    return ast.literal_eval(node)
+
+
+def parse_with_common(parser: Parser) -> argparse.Namespace:
     """Parse the command line, with the options that all tools have added.
 
     Args:
-        parser (ArgumentParser): With a tool's own arguments.
+        parser (Parser): With a tool's own arguments.
 
     Returns:
         Namespace: All arguments.
@@ -45,7 +128,8 @@ def parse_with_common(parser: argparse.ArgumentParser) -> argparse.Namespace:
         nargs='+',
         action=OptionsAction,
         help='override settings of the config, such as train_cfg.max_epochs=10 or '
-        'custom_hooks.0.search.epochs=1; lists as key="[a,b]" or key=a,b')
+        'custom_hooks.0.search.epochs=1; lists as key="[a,b]" or key=a,b, and a text with a comma '
+        'as key=\'"a,b"\'')
     parser.add_argument('--amp', action='store_true', help='enable automatic mixed precision')
     parser.add_argument(
         '--no-pin-memory',

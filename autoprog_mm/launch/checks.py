@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmpretrain.datasets import CustomDataset
 from mmpretrain.registry import DATASETS
 
+from ..engine.checkpoint import check_resumable
 from ..utils.errors import UserError
 from .dataloaders import leaf_datasets
 
@@ -34,18 +35,27 @@ def check_work_dir(path: str) -> None:
             'folder, or make room there.') from None
 
 
-def check_checkpoint(key: str, path: Optional[str]) -> None:
+def check_checkpoint(key: str, path: Optional[str], resumes: bool = False) -> None:
     """Raise an error if a checkpoint that is to be loaded is missing.
 
     Args:
         key (str): Where it is set.
         path (str | None): The file, or an address, which is not looked at.
+        resumes (bool): Whether it must have all that a run is resumed from.
+            Defaults to False.
 
     Raises:
         UserError: Names the key and the file.
     """
-    if path and '://' not in path and not osp.isfile(path):
+    if not path or '://' in path:
+        return
+    if not osp.isfile(osp.expanduser(path)):
         raise UserError(f'{key}: there is no file {path!r}.')
+    if resumes:
+        try:
+            check_resumable(path)
+        except ValueError as error:
+            raise UserError(f'{key}: {error}') from None
 
 
 def check_datasets(cfg: Config, dataloaders: Sequence[str]) -> None:
@@ -67,6 +77,9 @@ def check_datasets(cfg: Config, dataloaders: Sequence[str]) -> None:
 def _check_folder(key: str, dataset: dict) -> None:
     kind = DATASETS.get(dataset['type']) if isinstance(dataset['type'], str) else dataset['type']
     root = dataset.get('data_root') or ''
+    if not isinstance(root, str):
+        raise UserError(f'{key}.data_root must be the path of one folder, but is {root!r}. Write a '
+                        f'path with a comma as {key}.data_root=\'"a,b"\'.')
     prefix = dataset.get('data_prefix') or dataset.get('split') or ''
     if isinstance(prefix, dict):
         prefix = prefix.get('img_path', '')

@@ -1,16 +1,18 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """A user's mistake ends a tool with a sentence, an error in the program with a stack trace."""
-import difflib
 import inspect
 import os
 import os.path as osp
+import re
+import signal
 import sys
 from contextlib import contextmanager
-from typing import Iterable, Iterator, Optional, Set
+from typing import Iterator, Optional, Set
 
 from mmengine.registry import Registry, build_from_cfg
 
 from ..utils.errors import UserError
+from ..utils.names import did_you_mean
 
 SHOW_TRACEBACK = 'AUTOPROG_TRACEBACK'
 _STATUS = 2  # as of argparse
@@ -21,10 +23,18 @@ def exit_on_user_error() -> Iterator[None]:
     """Context in which a user's mistake ends the process with status 2.
 
     Its sentence is printed to stderr, without a stack trace. Other errors pass,
-    and with the environment variable ``AUTOPROG_TRACEBACK=1`` all do.
+    and with the environment variable ``AUTOPROG_TRACEBACK=1`` all do. Ctrl-C
+    ends it with status 130.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # of a tool's import of libraries
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
+    except KeyboardInterrupt:
+        if os.environ.get(SHOW_TRACEBACK, '0') != '0':
+            raise
+        print(f'\n{osp.basename(sys.argv[0])}: stopped by Ctrl-C.', file=sys.stderr, flush=True)
+        sys.exit(128 + signal.SIGINT)
     except Exception as error:
         text = user_message(error)
         if text is None or os.environ.get(SHOW_TRACEBACK, '0') != '0':
@@ -69,22 +79,16 @@ def _of_a_part(error: Exception,
         return f'A part of the config has no type: {dict(cfg)}.'
     if obj_cls is None and isinstance(obj_type, str):
         return (f'{obj_type} is not in the {registry.scope}::{registry.name} registry.'
-                f'{_hint([obj_type], _types(registry))} Check its spelling, and that '
+                f'{did_you_mean(obj_type, _types(registry))} Check its spelling, and that '
                 'custom_imports of the config has the module that registers it.')
     name = getattr(obj_cls, '__name__', obj_type)
+    unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if isinstance(error, TypeError) and unexpected and unexpected[1] in (args or {}):
+        known = arguments_of(obj_cls) - {'self', 'args', 'kwargs'}
+        return f'{name} has no option {unexpected[1]!r}.' + (
+            did_you_mean(unexpected[1], known) or f' It may have {", ".join(sorted(known))}.')
     text = f'{name} cannot be built: {type(error).__name__}: {error}'.rstrip('.') + '.'
-    if isinstance(error, TypeError) and obj_cls is not None:
-        text += _hint(args, _arguments(obj_cls))
     return f'{text} With {SHOW_TRACEBACK}=1 in the environment its stack trace is shown.'
-
-
-def _hint(names: Iterable[str], known: Set[str]) -> str:
-    """Names that are meant, perhaps, by some that are not known."""
-    for name in names:
-        near = difflib.get_close_matches(name, known, n=1)
-        if name not in known and near:
-            return f' Did you mean {near[0]!r} instead of {name!r}?'
-    return ''
 
 
 def _types(registry: Registry) -> Set[str]:
@@ -93,7 +97,11 @@ def _types(registry: Registry) -> Set[str]:
     return {*registry.module_dict, *inherited}
 
 
-def _arguments(built: object) -> Set[str]:
-    """Names of a function's or a class's arguments, inherited ones too."""
+def arguments_of(built: object) -> Set[str]:
+    """Names of a function's or a class's arguments, inherited ones too.
+
+    Args:
+        built (Callable): The function or class.
+    """
     functions = [kind.__init__ for kind in built.__mro__] if inspect.isclass(built) else [built]
     return {name for function in functions for name in inspect.signature(function).parameters}

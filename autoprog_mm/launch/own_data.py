@@ -12,11 +12,13 @@ from mmengine.config import Config, ConfigDict
 from mmpretrain.registry import DATASETS
 
 from ..datasets.class_folders import ClassFolders
-from ..datasets.class_images import ClassImages, check_known, find_images, listed
-from ..engine.checkpoint import MODEL_CONFIG, load_plain
+from ..datasets.class_images import ClassImages, check_known, class_name, find_images
+from ..datasets.image_files import listed
+from ..engine.checkpoint import MODEL_CONFIG, read_weights
 from ..utils.checks import check_int
 from ..utils.errors import UserError
 from .dataloaders import DATALOADERS, leaf_datasets
+from .epoch_samples import EpochSamples, count_samples
 from .own_data_choices import (
     choose_batch_size,
     choose_divisor,
@@ -81,6 +83,8 @@ def fill_custom_config(cfg: Config,
         ] for name in used
     }
     first = images[used[0]]
+    if cfg.get('classes') is not None:
+        cfg.classes = [class_name(name) for name in cfg.classes]
     if checkpoint is None:
         check_classes(*(images[name] for name in used), cfg.get('classes'))
     if cfg.get('classes') is None:
@@ -94,18 +98,29 @@ def fill_custom_config(cfg: Config,
 
     rows = {'folder': ', '.join(dict.fromkeys(part.folder for part in first))}
     rows['classes'] = f'{len(cfg.classes)}: {listed(cfg.classes)}'
+    samples = {name: count_samples(cfg[name], sum(map(len, parts)))
+               for name, parts in images.items() if parts}
     for name, what in zip(DATALOADERS, ('to train', 'to validate', 'to test')):
-        if images.get(name):
-            rows[what] = describe_count(images[name], held_out=name != DATALOADERS[0])
+        if name in samples:
+            rows[what] = describe_count(images[name], samples[name], name != DATALOADERS[0])
     rows['size'] = _fill_sizes(cfg, first)
     _fill_model(cfg)
     if checkpoint is None:
-        rows.update(_fill_training(cfg, sum(map(len, first)), num_processes))
+        rows.update(_fill_training(cfg, samples[used[0]], num_processes))
     rows['passed over'] = describe_ignored(part for parts in images.values() for part in parts)
     return 'Your images\n' + '\n'.join(f'  {name:<14}{text}' for name, text in rows.items())
 
 
 # ----------------------------------------------------------------- the folder
+
+
+def has_own_datasets(cfg: Config) -> bool:
+    """Whether a config has a ``ClassFolders`` anywhere.
+
+    Args:
+        cfg (Config): The config.
+    """
+    return any(_own_datasets(cfg).values())
 
 
 def _own_datasets(cfg: Config) -> Dict[str, Dict[str, ConfigDict]]:
@@ -137,7 +152,7 @@ def _take_over(cfg: Config, checkpoint: str) -> None:
     """Take what the run of a checkpoint has found, where the config leaves it open."""
     if all(cfg.get(key) is not None for key in _FOUND):
         return
-    found = load_plain(checkpoint, mmap=True).get(MODEL_CONFIG)
+    found = read_weights(checkpoint, mmap=True).get(MODEL_CONFIG)
     if not isinstance(found, dict):
         raise UserError(
             f'{checkpoint!r} does not say what its model is built of. Test it with the config that '
@@ -201,16 +216,16 @@ def _fill_model(cfg: Config) -> None:
             _set(owner.data_preprocessor, 'num_classes', number)
 
 
-def _fill_training(cfg: Config, num_images: int, num_processes: int) -> Dict[str, str]:
+def _fill_training(cfg: Config, samples: EpochSamples, num_processes: int) -> Dict[str, str]:
     """Fill in batch size, learning rate and schedule."""
     loader = cfg.train_dataloader
-    _set(loader, 'batch_size', choose_batch_size(num_images // num_processes))
-    batch = loader.batch_size * num_processes
-    if loader.get('drop_last') and num_images < batch:
+    _set(loader, 'batch_size', choose_batch_size(samples.number // num_processes))
+    batch, steps = loader.batch_size * num_processes, samples.steps(loader, num_processes)
+    if not steps:
         each = '' if num_processes == 1 else f' in each of {num_processes} processes'
         raise UserError(
             f'train_dataloader.batch_size is {loader.batch_size}{each}, but there are only '
-            f'{num_images} images to train with. Lower it, or leave it out.')
+            f'{samples.number} images to train with. Lower it, or leave it out.')
     optimizer = cfg.optim_wrapper.optimizer
     _set(optimizer, 'lr', choose_lr(batch * cfg.optim_wrapper.get('accumulative_counts', 1)))
     epochs = cfg.train_cfg.max_epochs
@@ -222,7 +237,7 @@ def _fill_training(cfg: Config, num_images: int, num_processes: int) -> Dict[str
             _set(scheduler, 'begin', min(warm_up, epochs - 1))
             _set(scheduler, 'end', epochs)
     return {
-        'batch': f'{batch} images, {num_images // batch} steps an epoch',
+        'batch': f'{batch} images, {steps} steps an epoch',
         'learning rate': f'{optimizer.lr:g}',
         'epochs': f'{epochs}',
     }

@@ -5,10 +5,13 @@ from collections import Counter
 from typing import Iterable, List, Optional, Sequence
 
 import cv2
+import numpy as np
 from PIL import Image
 
-from ..datasets.class_images import ClassImages, listed, subfolders
+from ..datasets.class_images import ClassImages
+from ..datasets.image_files import describe_passed_over, listed, subfolders
 from ..utils.errors import UserError
+from .epoch_samples import EpochSamples
 
 
 def classes_of(parts: Sequence[ClassImages]) -> List[str]:
@@ -57,21 +60,31 @@ def check_classes(train: Sequence[ClassImages],
                 'needed.')
 
 
-def describe_count(parts: Sequence[ClassImages], held_out: bool) -> str:
-    """How many images there are, and how many of a class.
+def describe_count(parts: Sequence[ClassImages], samples: EpochSamples, held_out: bool) -> str:
+    """How many images there are, how many of a class, and how many samples they make.
 
     Args:
         parts (Sequence[ClassImages]): Images of one or several folders.
+        samples (EpochSamples): What an epoch makes of them.
         held_out (bool): Whether to tell the share, if they were held out.
     """
     of_class: Counter = Counter()
     for part in parts:
         of_class.update({name: len(files) for name, files in part.files.items()})
-    fewest, most = min(of_class.values()), max(of_class.values())
-    text = f'{sum(of_class.values())} images, {fewest}'
-    text += f'{"" if fewest == most else f" to {most}"} of each class'
+    text = f'{sum(of_class.values())} images, {_of_each(of_class)}'
     shares = [f'{part.share:g}' for part in parts if 0 < part.share < 1]
-    return f'{text}, held out by val_share={shares[0]}' if shares and held_out else text
+    if shares and held_out:
+        text += f', held out by val_share={shares[0]}'
+    if samples.reason:
+        text += f'; {samples.number} samples an epoch'
+        text += f', {_of_each(samples.of_class)}' if samples.of_class else ''
+        text += f', by {samples.reason}'
+    return text
+
+
+def _of_each(of_class: Counter) -> str:
+    fewest, most = min(of_class.values()), max(of_class.values())
+    return f'{fewest}{"" if fewest == most else f" to {most}"} of each class'
 
 
 def describe_ignored(parts: Iterable[ClassImages]) -> str:
@@ -82,14 +95,16 @@ def describe_ignored(parts: Iterable[ClassImages]) -> str:
     """
     # A folder that is shared by training and validation counts once.
     folders = {part.folder: part for part in parts}.values()
-    types: Counter = sum((part.ignored for part in folders), Counter())
+    texts = [describe_passed_over(
+        sum((part.ignored for part in folders), Counter()),
+        [osp.join(part.folder, link) for part in folders for link in part.links])]
     loose = sum(part.loose for part in folders)
-    texts = []
-    if types:
-        texts.append(f'{sum(types.values())} files that are no images ({", ".join(sorted(types))})')
     if loose:
         texts.append(f'{loose} images beside the class folders')
-    return ' and '.join(texts) or 'nothing'
+    beside = sorted({name for part in folders for name in part.beside})
+    if beside:
+        texts.append(f'the folders {listed(beside)} with images, beside those of the splits')
+    return ' and '.join(filter(None, texts)) or 'nothing'
 
 
 def short_side(path: str) -> Optional[int]:
@@ -99,11 +114,23 @@ def short_side(path: str) -> Optional[int]:
         path (str): Of the file.
     """
     try:
+        path.encode()
         with Image.open(path) as image:
-            # What OpenCV can't decode, such as a GIF with another name, can't be trained with.
+            # What OpenCV can't decode, such as a PDF with another name, can't be trained with.
             return min(image.size) if cv2.haveImageReader(path) else None
-    except (OSError, ValueError, Image.DecompressionBombError):
+    except (UnicodeEncodeError, Image.DecompressionBombError):
+        # OpenCV crashes at a name that is not UTF-8, and Pillow refuses what it can read.
+        return _decoded_short_side(path)
+    except (OSError, ValueError):
         return None
+
+
+def _decoded_short_side(path: str) -> Optional[int]:
+    try:
+        image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    except (OSError, cv2.error):
+        return None
+    return None if image is None else min(image.shape[:2])
 
 
 def check_readable(paths: Sequence[str]) -> None:

@@ -4,46 +4,23 @@ import argparse
 import logging
 import os
 import os.path as osp
-import warnings
 from glob import glob
-from typing import Mapping
+from typing import Mapping, Optional
 
 from mmengine.config import Config, ConfigDict
-from mmengine.config.utils import ConfigParsingError
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from mmengine.utils import import_modules_from_strings
 
 from ..utils.errors import UserError
 from .dataloaders import DATALOADERS
 from .device import adapt_to_device, enable_amp
 from .errors import user_message
-from .own_data import fill_custom_config
+from .keys import as_whole, check_keys, check_options
+from .own_data import fill_custom_config, has_own_datasets
 
 _FALLING = ('CosineAnnealingLR', 'PolyLR')
-
-
-def read_config(path: str) -> Config:
-    """Read a config file.
-
-    Args:
-        path (str): The file.
-
-    Returns:
-        Config: The config.
-
-    Raises:
-        UserError: If it, or one of its bases, is missing or can't be parsed.
-    """
-    if not osp.isfile(path):
-        raise UserError(f'config: there is no file {path!r}.')
-    try:
-        return Config.fromfile(path)
-    except (OSError, SyntaxError, ConfigParsingError) as error:
-        raise UserError(f'config: {path!r} cannot be read: {error}') from error
-    except (KeyError, TypeError) as error:  # of bases with one key, or of a dict over a text
-        raise UserError(f'config: {path!r} cannot be read: {type(error).__name__}: '
-                        f'{error}') from error
 
 
 def prepare_config(cfg: Config, args: argparse.Namespace) -> Config:
@@ -59,6 +36,11 @@ def prepare_config(cfg: Config, args: argparse.Namespace) -> Config:
     Raises:
         UserError: For what can't work.
     """
+    options = args.cfg_options or {}
+    _merge_options(cfg, options)
+    checkpoint = getattr(args, 'checkpoint', None)
+    check_keys(cfg, testing=checkpoint is not None)
+    _check_runner(cfg)
     cfg.launcher = args.launcher
     # Priority: command line, then the file's work_dir, then the file's name.
     if args.work_dir is not None:
@@ -67,10 +49,6 @@ def prepare_config(cfg: Config, args: argparse.Namespace) -> Config:
         cfg.work_dir = osp.join('./work_dirs', osp.splitext(osp.basename(args.config))[0])
     _merge_training(cfg, args)
     _set_dataloaders(cfg, args)
-    options = args.cfg_options or {}
-    _merge_options(cfg, options)
-
-    checkpoint = getattr(args, 'checkpoint', None)
     found = fill_custom_config(cfg, options, _num_processes(args.launcher), checkpoint)
     if found and os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
         print(found, flush=True)
@@ -82,11 +60,14 @@ def prepare_config(cfg: Config, args: argparse.Namespace) -> Config:
     return cfg
 
 
-def build_runner(cfg: Config) -> Runner:
+def build_runner(cfg: Config, resume: Optional[str] = None) -> Runner:
     """Build the runner of a config.
 
     Args:
         cfg (Config): From :func:`prepare_config`.
+        resume (str, optional): Checkpoint to resume from, or ``'auto'`` for the newest one of
+            the work directory. It is not written into the config there: who tests or trains
+            with that one again resumes nothing. Defaults to None, as the config says.
 
     Returns:
         Runner: Its runner.
@@ -96,9 +77,14 @@ def build_runner(cfg: Config) -> Runner:
             together.
     """
     try:
-        return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     except ValueError as error:
         raise UserError(user_message(error) or f'config: {error}') from error
+    if resume == 'auto' and cfg.get('load_from') and not glob(osp.join(cfg.work_dir, '*.pth')):
+        runner._resume = False  # a first start, of a run that begins with others' weights
+    elif resume is not None:
+        runner._resume, runner._load_from = True, None if resume == 'auto' else resume
+    return runner
 
 
 def _merge_training(cfg: Config, args: argparse.Namespace) -> None:
@@ -118,13 +104,6 @@ def _merge_training(cfg: Config, args: argparse.Namespace) -> None:
                 '--speedup is a setting of AutoProgHook, which custom_hooks of the config does '
                 "not have. dict(type='AutoProgHook', num_stages=1) is the baseline.")
         hooks[0].speedup = args.speedup
-    resume = getattr(args, 'resume', None)
-    if resume == 'auto' and cfg.get('load_from') and not glob(osp.join(cfg.work_dir, '*.pth')):
-        # A first start, of a run that begins with others' weights.
-        cfg.resume = False
-    elif resume is not None:
-        cfg.resume = True
-        cfg.load_from = None if resume == 'auto' else resume
 
 
 def _set_dataloaders(cfg: Config, args: argparse.Namespace) -> None:
@@ -138,7 +117,8 @@ def _set_dataloaders(cfg: Config, args: argparse.Namespace) -> None:
         cfg[name] = ConfigDict({**defaults, **cfg[name]})
         if args.no_pin_memory:
             cfg[name].pin_memory = False
-        if getattr(args, 'no_persistent_workers', False):
+        none_there = cfg[name].get('num_workers', 0) == 0 and 'persistent_workers' in cfg[name]
+        if getattr(args, 'no_persistent_workers', False) or none_there:
             cfg[name].persistent_workers = False
 
 
@@ -146,19 +126,24 @@ def _merge_options(cfg: Config, options: Mapping[str, object]) -> None:
     """Merge ``--cfg-options``."""
     if not options:
         return
-    for key in options:
-        if key.split('.')[0] not in cfg:
-            warnings.warn(
-                f'--cfg-options {key}: the config has no key "{key.split(".")[0]}" yet. It is '
-                'added; check its spelling.',
-                stacklevel=3)
+    check_options(cfg, options, for_folders=has_own_datasets(cfg))
     try:
-        cfg.merge_from_dict(options)
-    except (KeyError, TypeError) as error:  # no such place in a list, or a setting of a number's
+        cfg.merge_from_dict(as_whole(cfg, options))
+        if any(key.split('.')[0] == 'custom_imports' for key in options) and cfg.custom_imports:
+            import_modules_from_strings(**cfg.custom_imports)  # the file's are imported already
+    except Exception as error:  # no such place in a list, or a setting of a number's
         raise UserError(f'--cfg-options: {error.args[0]}') from error
-    for name in DATALOADERS:  # which may now have no workers
-        if cfg.get(name) is not None and cfg[name].get('num_workers', 0) == 0:
-            cfg[name].persistent_workers = False
+
+
+def _check_runner(cfg: Config) -> None:
+    """Refuse runners that know nothing of growth."""
+    kind = cfg.get('runner_type') or 'Runner'
+    runner = RUNNERS.module_dict.get(kind)
+    if runner is None or not issubclass(runner, Runner) or cfg.get('strategy') is not None:
+        raise UserError(
+            f'runner_type ({kind!r}) must be a Runner, and strategy must not be set: what '
+            'DeepSpeed and FSDP do to a model knows nothing of growth. Leave both out; several '
+            'GPUs are used all the same, by tools/dist_train.sh.')
 
 
 def _num_processes(launcher: str) -> int:

@@ -3,6 +3,7 @@ from typing import Sequence, Tuple
 
 import torch
 import torch.nn as nn
+from mmengine.model import PretrainedInit, initialize
 from mmpretrain.models.backbones import VisionTransformer
 from mmpretrain.models.utils import resize_pos_embed
 from mmpretrain.registry import MODELS
@@ -10,6 +11,7 @@ from mmpretrain.registry import MODELS
 from ..growth.subnet import Subnet
 from ..utils.errors import UserError
 from .elastic import ElasticBackbone
+from .timm_names import DEIT_NAMES
 
 
 @MODELS.register_module()
@@ -37,6 +39,8 @@ class ElasticDeiT(ElasticBackbone, VisionTransformer):
             not divide, outputs of inner layers, or frozen stages.
     """
 
+    timm_names = DEIT_NAMES
+
     def __init__(self,
                  *args,
                  drop_path_rate: float = 0.,
@@ -63,6 +67,13 @@ class ElasticDeiT(ElasticBackbone, VisionTransformer):
             resolution_step=patch_height)
         if channels_last:
             self.patch_embed.to(memory_format=torch.channels_last)
+
+    def init_weights(self) -> None:
+        given = self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg or {}]
+        pretrained = [cfg for cfg in given if cfg.get('type') in ('Pretrained', PretrainedInit)]
+        super().init_weights()
+        if pretrained and self.init_cfg != dict(pretrained[0], type='Pretrained'):
+            initialize(self, pretrained)  # mmpretrain has drawn the positions after it
 
     @property
     def slot_groups(self) -> Sequence[nn.ModuleList]:

@@ -13,12 +13,13 @@ from ..growth.subnet import Subnet
 from ..utils.checks import check_int, check_number
 from ..utils.errors import UserError
 from .compiling import CompilableForward
+from .saved_subnet import SavedSubnet
 
 # The awake or running slots: one ascending tuple of indices for each group.
 Slots = Tuple[Tuple[int, ...], ...]
 
 
-class ElasticBackbone(CompilableForward):
+class ElasticBackbone(SavedSubnet, CompilableForward):
     """Mixin that puts slots of a full-size backbone to sleep and wakes them.
 
     The backbone is always built at full size, and all of it is awake at first.
@@ -205,7 +206,7 @@ class ElasticBackbone(CompilableForward):
             least = min(least, subnet.depth)
         self._check_resolution(subnet.resolution)
         self._check_depth(subnet.depth, least)
-        self._subnet, self._min_depth = subnet, least
+        self._subnet, self._min_depth, self._asleep_by_load = subnet, least, False
         for group, awake in zip(self.slot_groups, self._slots(subnet.depth)):
             for index, slot in enumerate(group):
                 for param in slot.parameters():

@@ -15,6 +15,7 @@ from ..utils.checks import check_int
 from ..utils.errors import UserError
 from .elastic import ElasticBackbone
 from .mix_token import draw_mask
+from .timm_names import VOLO_NAMES
 
 # Share of outlookers in a depth, and the multiple that their number is of.
 _OUTLOOKER_SHARE = 0.23
@@ -85,6 +86,7 @@ class ElasticVOLO(ElasticBackbone, VOLO, BaseModule):
             above, or an ``img_size`` that the patches don't divide.
     """
 
+    timm_names = VOLO_NAMES
     _D3 = dict(layers=(8, 8, 16, 4), embed_dims=(256, 512, 512, 512), num_heads=(8, 16, 16, 16))
     arch_zoo = {
         'd1': dict(

@@ -37,6 +37,7 @@ class Ledger:
         self.run = run
         self.stages: List[dict] = []
         self.finished = False
+        self.stopped_after: Optional[int] = None
         self._account: Optional[str] = None
         self._since = 0.
 
@@ -51,6 +52,20 @@ class Ledger:
         """Stop the clock."""
         self.switch('train')
         self._account = None
+
+    def finish(self, epochs: int, max_epochs: int) -> None:
+        """Stop the clock of a run that has ended, at its last epoch or before.
+
+        Args:
+            epochs (int): Epochs that it has trained.
+            max_epochs (int): Epochs that it was to train.
+        """
+        self.close()
+        self.finished = epochs >= max_epochs
+        if not self.finished:
+            self.stopped_after = epochs
+            if self.stages:
+                self.stages[-1]['end_epoch'] = epochs
 
     def switch(self, account: str) -> Optional[str]:
         """Book the time since the last switch, and go on with another account.
@@ -153,7 +168,8 @@ class Ledger:
             run=self.run,
             stages=self.stages,
             train_seconds=self.train_seconds,
-            finished=self.finished)
+            finished=self.finished,
+            stopped_after=self.stopped_after)
 
     def write(self, path: str) -> None:
         """Write the record into a file, atomically."""

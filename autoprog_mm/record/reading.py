@@ -40,7 +40,8 @@ def read_run(work_dir: str) -> Run:
             f'({type(error).__name__}: {error}): was it changed by hand?') from None
     training, validations = _read_scalars(work_dir)
     per_epoch = (fields['settings'] or {}).get('steps_per_epoch') or _steps_per_epoch(training)
-    clock = _clock(fields['stages'], fields['finished'], validations)
+    ended = fields['finished'] or fields['stopped_after'] is not None
+    clock = _clock(fields['stages'], ended, validations)
     losses, placed = _losses(training, clock, per_epoch)
     if placed == 'logged' and per_epoch is not None:
         clock = _ascending(clock + [(row['step'] / per_epoch, seconds) for row, (seconds, _)
@@ -101,6 +102,7 @@ def _fields(record: dict) -> dict:
         model=record['model'],
         full=Subnet(**record['full']),
         finished=record['finished'],
+        stopped_after=record.get('stopped_after'),
         train_seconds=float(record['train_seconds']),
         stages=_stages(record['stages']),
         settings=settings)
@@ -204,10 +206,10 @@ def _finite(value: Any) -> Optional[float]:
 # -------------------------------------------------------------------- seconds
 
 
-def _clock(stages: List[Stage], finished: bool, validations: List[Validation]) -> _Pairs:
+def _clock(stages: List[Stage], ended: bool, validations: List[Validation]) -> _Pairs:
     """Pairs of finished epochs and training seconds, ascending."""
     known = [(0., 0.)] + [(float(stage.begin_epoch), stage.begin_seconds) for stage in stages]
-    if finished and stages:
+    if ended and stages:
         known.append((float(stages[-1].end_epoch), stages[-1].end_seconds))
     return _ascending(known + [(float(v.epoch), v.seconds) for v in validations])
 

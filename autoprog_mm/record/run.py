@@ -119,7 +119,9 @@ class Run:
         work_dir (str): Where it was read from.
         model (str): Class name of the backbone.
         full (Subnet): The full network.
-        finished (bool): Whether it came to its end.
+        finished (bool): Whether it trained to its last epoch.
+        stopped_after (int | None): Epochs after which a hook has ended it,
+            before its last; None if none has.
         train_seconds (float): All but validation.
         stages (list[Stage]): Those that have begun.
         settings (dict | None): ``run`` of the record; None in records of
@@ -137,6 +139,7 @@ class Run:
     model: str
     full: Subnet
     finished: bool
+    stopped_after: Optional[int]
     train_seconds: float
     stages: List[Stage]
     settings: Optional[Dict[str, Any]]

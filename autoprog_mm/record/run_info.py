@@ -1,7 +1,6 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """Data, recipe and machine of a run, for comparisons."""
 import os.path as osp
-from typing import Any
 
 import mmengine
 import mmpretrain
@@ -9,6 +8,7 @@ import torch
 from mmengine.dist import get_world_size
 
 from ..datasets.seeded import batch_size_of
+from ..utils.plain_config import plain_config
 from ..version import __version__
 
 
@@ -40,18 +40,7 @@ def describe_run(runner) -> dict:
         device=torch.cuda.get_device_name() if cuda else
         f'CPU, {torch.get_num_threads()} threads',
         samples=len(loader.dataset),
-        dataset=_plain(dataset) if isinstance(dataset, dict) else
+        dataset=plain_config(dataset, ['pipeline']) if isinstance(dataset, dict) else
         dict(type=type(loader.dataset).__name__),
         versions=dict(autoprog_mm=__version__, torch=torch.__version__,
                       mmengine=mmengine.__version__, mmpretrain=mmpretrain.__version__))
-
-
-def _plain(value: Any) -> Any:
-    """A config in the types of JSON, without pipelines."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items() if key != 'pipeline'}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    return getattr(value, '__name__', str(value))

@@ -83,6 +83,9 @@ def _about(run: Run) -> List[str]:
 def _state(run: Run) -> str:
     if run.finished:
         return 'Finished' + (f', {run.epochs} epochs' if run.epochs else '')
+    if run.stopped_after is not None:
+        return f'Stopped early, after {run.stopped_after} epochs' + (
+            f' of {run.epochs}' if run.epochs else '')
     return f'Not finished: {run.epochs_done} ' + (
         f'of {run.epochs} epochs are in the log' if run.epochs else 'epochs are in the log')
 

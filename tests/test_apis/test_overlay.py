@@ -333,7 +333,7 @@ def test_arguments_that_do_not_fit_get_a_sentence(arguments, sentence):
 
 @pytest.mark.parametrize('args, sentence', [
     (['mmpretrain::deit/gone.py', 'out.py'], "'mmpretrain::deit/gone.py' cannot be read"),
-    (['gone.py', 'out.py'], "'gone.py' cannot be read"),
+    (['gone.py', 'out.py'], "STOCK_CONFIG: there is no file 'gone.py'."),
     (['bad.py', 'out.py'], "'bad.py' cannot be read: ZeroDivisionError"),
     (['mmpretrain::swin_transformer/swin-tiny_16xb64_in1k.py', 'out.py'], "'SwinTransformer'"),
     (['mmpretrain::deit/deit-tiny_4xb256_in1k.py', 'out'], 'OUT.py must end with .py'),

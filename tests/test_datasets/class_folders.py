@@ -10,7 +10,8 @@ def write(root, *files):
         path = root / file
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix.lower() in ('.jpg', '.png', '.webp', '.bmp'):
-            cv2.imwrite(str(path), np.full((8, 10, 3), 90, np.uint8))
+            image = np.full((8, 10, 3), 90, np.uint8)
+            path.write_bytes(cv2.imencode(path.suffix.lower(), image)[1].tobytes())
         else:
             path.write_text('text')
     return str(root)

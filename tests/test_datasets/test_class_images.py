@@ -1,4 +1,5 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
+import contextlib
 import hashlib
 import os
 import random
@@ -62,6 +63,76 @@ class TestLayouts:
         assert len(ClassFolders(data_root='~/pictures', split='test', val_share=1.)) == 2
 
 
+    def test_what_is_beside_the_splits(self, tmp_path):
+        root = write(tmp_path, 'train/cat/1.jpg', 'val/cat/2.jpg', 'test/cat/3.jpg',
+                     'valid/cat/4.jpg', 'more/5.jpg', 'meta/about.txt')
+        for split in ('train', 'val', 'test'):
+            assert find_images(root, split).beside == ['more', 'valid']
+
+    @pytest.mark.parametrize('name', ['train', 'Test'])
+    def test_class_with_the_name_of_a_split_and_folders(self, tmp_path, name):
+        root = write(tmp_path, *names('bus', 2), *names(f'{name}/steam', 2),
+                     *names(f'{name}/diesel', 2))
+        for split in ('train', 'val', 'test'):
+            with pytest.raises(ValueError, match=f"has '{name}' with folders in it, and beside it "
+                               "folders with images, 'bus', so it is not clear what the classes"):
+                find_images(root, split)
+
+    def test_two_folders_of_a_split(self, tmp_path):
+        root = write(tmp_path, *names('train/cat', 2), *names('Train/cat', 2))
+        with pytest.raises(ValueError, match="has the folders 'Train' and 'train', of which only"):
+            find_images(root, 'train')
+
+    def test_order_of_classes(self, tmp_path):
+        root = write(tmp_path, *(f'{name}/1.jpg' for name in ('10', '2', 'b', 'B', '1')))
+        assert list(find_images(root, 'test', 1).files) == ['1', '10', '2', 'B', 'b']
+        assert ClassFolders(data_root=root, split='test', val_share=1).CLASSES == (
+            '1', '10', '2', 'B', 'b')
+
+    def test_composed_and_decomposed_names(self, tmp_path):
+        root = write(tmp_path, *names('train/caf\u00e9', 2), *names('train/d', 1),
+                     *names('val/cafe\u0301', 3), *names('val/d', 1))
+        train, val = (ClassFolders(data_root=root, split=split) for split in ('train', 'val'))
+        assert train.CLASSES == val.CLASSES == ('caf\u00e9', 'd')
+        assert len(val) == 4
+        known = ClassFolders(data_root=root, split='val', classes=['d', 'cafe\u0301'])
+        assert [known[i]['gt_label'] for i in range(4)] == [1, 1, 1, 0]
+        write(tmp_path, 'train/cafe\u0301/9.jpg')
+        with pytest.raises(ValueError, match=r"two folders of the class 'café', 'cafe.u0301' and"):
+            find_images(root, 'train')
+
+
+class TestLinks:
+
+    def test_to_the_parent(self, tmp_path):
+        """36 images were 516, with copies in both train and val."""
+        root = write(tmp_path, *(file for name in 'abc' for file in names(name, 12)))
+        (tmp_path / 'b' / 'loop').symlink_to(tmp_path)
+        train, val = (find_images(root, split) for split in ('train', 'val'))
+        assert (len(train), len(val)) == (33, 3)
+        assert not set(train.paths) & set(val.paths)
+        assert train.links == ['b/loop']
+
+    def test_images_of_two_classes(self, tmp_path):
+        root = write(tmp_path, *names('a', 2))
+        (tmp_path / 'b').symlink_to('a')
+        with pytest.raises(ValueError, match="'a' and 'b' are one by a link, but of two classes"):
+            find_images(root, 'train')
+        (tmp_path / 'b').unlink()
+        write(tmp_path, *names('c', 2))
+        (tmp_path / 'c' / 'x.jpg').symlink_to('../a/1.jpg')
+        with pytest.raises(ValueError, match="'a/1.jpg' and 'c/x.jpg' are one by a link"):
+            find_images(root, 'test')
+
+    def test_images_of_two_splits(self, tmp_path):
+        root = write(tmp_path, *names('train/a', 4), *names('train/b', 4))
+        (tmp_path / 'train' / 'a' / 'x.jpg').symlink_to('1.jpg')
+        with pytest.raises(ValueError, match='the same images would be trained with and validated'):
+            find_images(root, 'train')
+        write(tmp_path, *names('val/a', 1), *names('val/b', 1))
+        assert len(find_images(root, 'train')) == 9  # a copy to train with, which may be meant
+
+
 class TestHoldingOut:
 
     @pytest.mark.parametrize('count, share, held_out', [
@@ -86,14 +157,15 @@ class TestHoldingOut:
     def test_order_of_the_system_does_not_count(self, tmp_path, monkeypatch):
         root = write(tmp_path, *names('cat', 30), *names('dog', 30))
         expected = [find_images(root, split) for split in ('train', 'val')]
-        walk = os.walk
+        scandir = os.scandir
 
-        def shuffled(*args, **kwargs):
-            for path, folders, files in walk(*args, **kwargs):
-                random.Random(1).shuffle(files)
-                yield path, folders, files
+        def shuffled(path):
+            with scandir(path) as entries:
+                found = list(entries)
+            random.Random(1).shuffle(found)
+            return contextlib.nullcontext(found)
 
-        monkeypatch.setattr(os, 'walk', shuffled)
+        monkeypatch.setattr(os, 'scandir', shuffled)
         assert [find_images(root, split) for split in ('train', 'val')] == expected
         # Not even what else there is.
         write(tmp_path, *names('emu', 5))
@@ -108,7 +180,8 @@ class TestHoldingOut:
         ('val', '0.1'), ('val', None)])
     def test_bad_share(self, tmp_path, split, share):
         root = write(tmp_path, *names('cat', 3))
-        with pytest.raises(ValueError, match=f'^val_share must be .* but got {share!r}'):
+        with pytest.raises(ValueError, match=f'^val_share must be .* but got {share!r}. Set a '
+                           'share such as 0.1, or put the images .* into a folder val/'):
             find_images(root, split, share)
 
 
@@ -129,6 +202,8 @@ MISTAKES = {
     'too low': (names('train/cat', 2) + names('val/cat', 2), 'train',
                 r'is one split of the images alone. Set data_root='),
     'no train': (names('val/cat', 2), '', "has the folders 'val', but none to train with"),
+    'class that is not UTF-8': (names('a', 2) + names('caf\udce9', 2), '',
+                                r"the name of the class folder 'caf\\udce9' .* not UTF-8. Rename"),
     'single image': (names('cat', 2) + names('dog', 1), '', "one image only of 'dog'"),
 }
 

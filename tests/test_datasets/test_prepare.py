@@ -17,7 +17,7 @@ from autoprog_mm.datasets import prepare
 from autoprog_mm.datasets.prepare import (
     Outcome,
     Settings,
-    is_whole,
+    is_current,
     prepare_all,
     prepare_images,
     resize_image,
@@ -101,13 +101,30 @@ def test_unreadable(content):
         resize_image(content, 'a.JPEG', SETTINGS)
 
 
-def test_is_whole(tmp_path):
-    jpeg = encode(picture(20, 20))
+def test_is_current(tmp_path):
+    jpeg, image, copy = encode(picture(20, 20)), tmp_path / 'image', tmp_path / 'copy'
+    image.write_bytes(jpeg)
+    os.utime(image, (1000, 2000))
     for content, whole in ((jpeg, True), (jpeg[:-20], False), (b'', False), (b'\xff\xd8', False),
                            (bytes(100), False), (encode(picture(20, 20), 'PNG'), True)):
-        (tmp_path / 'a').write_bytes(content)
-        assert is_whole(str(tmp_path / 'a')) == whole
-    assert not is_whole(str(tmp_path / 'none'))
+        copy.write_bytes(content)
+        assert not is_current(str(image), str(copy))
+        os.utime(copy, (5000, 2000))
+        assert is_current(str(image), str(copy)) == whole
+    assert not is_current(str(image), str(tmp_path / 'none'))
+    # An image that was put in the place of another one may be older.
+    for seconds, current in ((1990, False), (2010, False), (2001, True)):
+        os.utime(image, (1000, seconds))
+        assert is_current(str(image), str(copy)) == current
+
+
+def test_gray_maps():
+    gray = picture(96, 160)[..., 0]
+    content = cv2.imencode('.pgm', gray)[1].tobytes()
+    smaller = resize_image(content, 'a.pgm', SETTINGS)
+    assert smaller[:2] == b'P5'
+    expected = Image.fromarray(gray).resize((53, 32), Image.Resampling.BICUBIC)
+    assert np.array_equal(np.array(Image.open(io.BytesIO(smaller))), np.array(expected))
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ from mmpretrain.datasets import CustomDataset
 from mmpretrain.datasets.samplers import RepeatAugSampler
 from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler
 
+import autoprog_mm.datasets.fixed_batches as fixed_batches_module
 from autoprog_mm.datasets import SeededDataset, SeededSampler, seeded_dataloader
-from autoprog_mm.datasets.fixed_batches import draw_batches
+from autoprog_mm.datasets.fixed_batches import draw_batches, fixed_batches
 from autoprog_mm.datasets.seeded import SeededIndex
 
 NUM_IMAGES = 10
@@ -279,3 +280,16 @@ class TestSeededDataset:
     def test_half_built_has_no_dataset(self):
         with pytest.raises(AttributeError, match='dataset'):
             SeededDataset.__new__(SeededDataset).metainfo  # noqa: B018
+
+
+@pytest.mark.parametrize('ranks, sizes', [
+    (1, [4, 4, 2]), (2, [4, 1]), (3, [3]), (4, [2]), (11, [1])])
+def test_ranks_score_as_many_batches(folder, monkeypatch, ranks, sizes):
+    """Ten images over all ranks, in batches of four; no image twice as long as there are enough."""
+    seen = []
+    for rank in range(ranks):
+        monkeypatch.setattr(fixed_batches_module, 'get_dist_info', lambda r=rank: (r, ranks))
+        batches = list(fixed_batches(*build(folder, rank=rank), 1, 5))
+        assert [len(batch['data_samples']) for batch in batches] == sizes
+        seen += [path for path, _ in samples(batches)]
+    assert len(set(seen)) == min(sum(sizes) * ranks, NUM_IMAGES)

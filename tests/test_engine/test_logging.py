@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from mmengine.hooks import Hook
 from mmpretrain.datasets.transforms import PackInputs
 from mmpretrain.registry import LOG_PROCESSORS, TRANSFORMS
+from mmpretrain.utils import load_json_log
 
 from autoprog_mm.engine import AutoProgLogProcessor
 from autoprog_mm.engine.logging.autoprog_log_processor import _text
@@ -192,16 +193,11 @@ def test_text_of_an_eta():
 
 
 def test_growths_are_checked(manual):
-    """Stage 2 and 4 grow, stage 3 runs what stage 2 did; the losses are in record and scalars."""
+    """Stage 2 and 4 grow, stage 3 runs what stage 2 did; the losses are in the record."""
     stages = read_record(manual.folder)['stages']
     assert [stage['growth'] is not None for stage in stages] == [False, True, False, True]
     assert stages[1]['growth']['from'] == dict(depth=2, resolution=16)
     assert stages[3]['growth']['from'] == dict(depth=3, resolution=24)
-    rows = [row for row in read_scalars(manual.folder) if 'autoprog/growth_loss_before' in row]
-    assert [row['step'] for row in rows] == [6, 18]
-    for row, stage in zip(rows, (stages[1], stages[3])):
-        assert row['autoprog/growth_loss_before'] == stage['growth']['loss_before']
-        assert row['autoprog/growth_loss_after'] == stage['growth']['loss_after']
     growth = stages[3]['growth']
     grew, = re.findall(
         rf'rew (.*) with MoGrow in \d\.\d\d s\. Loss on the same images: '
@@ -209,6 +205,15 @@ def test_growths_are_checked(manual):
         read_log(manual.folder))
     assert re.findall(r'\d+', grew) == ['3', '24', '4', '32']
     assert 'max_growth_jump (' not in read_log(manual.folder)
+
+
+def test_rows_of_the_log_are_of_steps_and_validations(manual, searched):
+    """As mmpretrain's analyze_logs.py takes what has no learning rate for a validation."""
+    for folder in (manual.folder, searched.folder):
+        path = max(folder.glob('*/vis_data/scalars.json'))
+        logs = load_json_log(path)
+        assert all('loss' in row and 'time' in row for row in logs['train']) and logs['train']
+        assert all('accuracy/top1' in row for row in logs['val']) and logs['val']
 
 
 def test_losses_before_and_after(manual, searched):
@@ -272,25 +277,27 @@ def test_open_searches_give_a_range(searched):
             assert low < high if row['epoch'] == 1 else low == high
     record = read_record(searched.folder)
     assert [stage['subnet']['depth'] for stage in record['stages']] == [3, 3, 4]
-    decisions = [row for row in read_scalars(searched.folder) if 'autoprog/search_w' in row]
-    assert len(decisions) == 2
-    for row, stage in zip(decisions, record['stages']):
-        chosen, = [c for c in stage['search']['candidates'] if c['chosen']]
-        assert row['autoprog/search_loss'] == chosen['loss']
-        assert row['autoprog/search_depth'] == chosen['depth'] == 3
-        assert row['autoprog/search_resolution'] == chosen['resolution'] == 32
     assert len(re.findall(r'Search of stage \d, w = [\d.]+, [\d.]+ s besides training:',
                           read_log(searched.folder))) == 2
-    check_tensorboard(searched.folder, decisions)
+    check_tensorboard(searched.folder, record['stages'])
 
 
-def check_tensorboard(work_dir, decisions):
+def check_tensorboard(work_dir, stages):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     path = max(work_dir.glob('*/vis_data/events.out.tfevents*'))
     events = EventAccumulator(str(path)).Reload()
-    got = events.Scalars('autoprog/search_w')
-    assert [event.step for event in got] == [row['step'] for row in decisions]
-    assert [event.value for event in got] == pytest.approx(
-        [row['autoprog/search_w'] for row in decisions], rel=1e-5)
+
+    def scalars(name):
+        return [event.value for event in events.Scalars(f'autoprog/{name}')]
+
+    searches = [stage['search'] for stage in stages[:2]]
+    chosen = [c for search in searches for c in search['candidates'] if c['chosen']]
+    assert scalars('search_w') == pytest.approx([search['w'] for search in searches], rel=1e-5)
+    assert scalars('search_loss') == pytest.approx([c['loss'] for c in chosen], rel=1e-5)
+    assert scalars('search_depth') == [3, 3] and scalars('search_resolution') == [32, 32]
+    growths = [stage['growth'] for stage in stages if stage['growth']]
+    assert [event.step for event in events.Scalars('autoprog/growth_loss_after')] == [12, 24]
+    for name in ('loss_before', 'loss_after'):
+        assert scalars(f'growth_{name}') == pytest.approx([g[name] for g in growths], rel=1e-5)
     assert {'autoprog/stage', 'autoprog/depth', 'autoprog/resolution'} <= set(
         events.Tags()['scalars'])

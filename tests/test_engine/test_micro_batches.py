@@ -100,6 +100,26 @@ def test_resumes_exactly(jpeg_root, tmp_path, begin):
     assert_same_state(*(tmp_path / name / f'iter_{begin + 1}.pth' for name in 'ab'))
 
 
+def test_candidates_are_timed_in_parts(jpeg_root, tmp_path):
+    """No step of the first search, timed or trained, is of more images than fit."""
+    seen = set()
+
+    class Sizes(Hook):
+
+        def before_train(self, runner):
+            runner.model.backbone.register_forward_pre_hook(self.note)
+
+        def note(self, backbone, args):
+            if torch.is_grad_enabled():
+                seen.add((backbone.running_subnet, len(args[0])))
+
+    run_until(in_parts(micro_config(jpeg_root, tmp_path, {**SEARCH, 'cost': 'time'}), 3), 6,
+              Sizes())
+    assert read_record(tmp_path)['stages'][0]['search'] is not None
+    sizes = {subnet: max(n for other, n in seen if other == subnet) for subnet, _ in seen}
+    assert sizes[Subnet(4, 32)] == 3 and sizes[Subnet(2, 16)] == 8
+
+
 def deit(depth=4, size=32):
     return MODELS.build(dict(
         type='mmpretrain.ImageClassifier',

@@ -64,7 +64,8 @@ def save(path, config, **changes):
         optimizer=dict(state={0: torch.ones(3)}),
         message_hub=dict(log_scalars={}),
         autoprog=full and dict(schema=1, index=3, searching=False,
-                               subnet=(full.depth, full.resolution)))
+                               subnet=(full.depth, full.resolution),
+                               stages=[[0, 8, full.depth, full.resolution]]))
     content.update(changes)
     torch.save({k: v for k, v in content.items() if v is not None}, path)
     return model, content

@@ -122,3 +122,25 @@ def test_batches_are_copies():
 def test_no_single_label(sample):
     images, _ = batch(1)
     assert probe.labelled_batches([dict(inputs=images, data_samples=[sample])]) is None
+
+
+def test_one_rank_without_labels_tells_all(monkeypatch):
+    """Or the others would wait for it where losses are added up."""
+    images, _ = batch(1)
+    fine = [dict(inputs=images, data_samples=[DataSample().set_gt_label(0)])]
+    assert len(probe.labelled_batches(fine)) == 1
+    monkeypatch.setattr(probe, 'all_gather_object', lambda value: [value, False])
+    assert probe.labelled_batches(fine) is None
+
+
+def test_steps_are_timed_in_the_parts_that_they_train_in(parts):
+    model, wrapper, small, full = parts
+    seen = []
+    model.backbone.register_forward_pre_hook(
+        lambda module, args: seen.append((module.running_subnet, len(args[0]))))
+    images, labels = batch(8)
+    seconds = probe.time_steps(
+        model, wrapper, [small, full], images.float(), labels, rounds=1,
+        num_parts=lambda size, subnet: 3 if (size, subnet) == (8, full) else 1)
+    turn = [(small, 8), (full, 3), (full, 3), (full, 2)]
+    assert seen == turn * 2 and min(seconds) > 0

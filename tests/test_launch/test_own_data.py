@@ -1,53 +1,18 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
-import argparse
-import copy
-import functools
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 from mmengine.config import Config
 
-from autoprog_mm.launch import prepare_config
 from autoprog_mm.launch.own_data import fill_custom_config
 from tests.micro import run
+from tests.test_launch.own_folders import CONFIG, ROOT, prepare, read, write_images
 from tests.test_tools import run_tool
-
-ROOT = Path(__file__).parents[2]
-CONFIG = ROOT / 'configs' / 'autoprog' / 'deit-t_custom.py'
-
-
-def write_images(root, folders, count=10, size=(30, 40)):
-    for folder in folders:
-        (root / folder).mkdir(parents=True)
-        for i in range(count):
-            cv2.imwrite(str(root / folder / f'{i}.png'), np.full((*size, 3), 9 * i, np.uint8))
-    return str(root)
 
 
 @pytest.fixture
 def folder(tmp_path):
     return write_images(tmp_path / 'pictures', ['cat', 'dog', 'emu'])
-
-
-@functools.lru_cache
-def read_once(path):
-    return Config.fromfile(path)
-
-
-def read(path):
-    return copy.deepcopy(read_once(path))
-
-
-def prepare(cfg, work_dir, launcher='none', **options):
-    return prepare_config(
-        read(cfg) if isinstance(cfg, Path) else cfg,
-        argparse.Namespace(
-            config=str(CONFIG), work_dir=str(work_dir), launcher=launcher, resume=None, amp=False,
-            no_validate=False, auto_scale_lr=False, no_pin_memory=True,
-            no_persistent_workers=True,
-            cfg_options={key.replace('__', '.'): value for key, value in options.items()}))
 
 
 class TestFillIn:
@@ -111,12 +76,13 @@ class TestFillIn:
 
     def test_processes_share_the_images(self, folder, tmp_path, monkeypatch):
         monkeypatch.setenv('WORLD_SIZE', '4')
-        monkeypatch.setattr('torch.distributed.is_initialized', lambda: True)
+        monkeypatch.setattr('autoprog_mm.launch.device._connect', lambda *_: None)
         cfg = prepare(CONFIG, tmp_path, 'pytorch', data_root=folder)
         assert cfg.train_dataloader.batch_size == 6  # of 27 / 4
-        with pytest.raises(ValueError, match='batch_size is 7 in each of 4 processes, but there '
+        with pytest.raises(ValueError, match='batch_size is 8 in each of 4 processes, but there '
                            'are only 27 images'):
-            prepare(CONFIG, tmp_path, 'pytorch', data_root=folder, train_dataloader__batch_size=7)
+            prepare(CONFIG, tmp_path, 'pytorch', data_root=folder, train_dataloader__batch_size=8)
+        prepare(CONFIG, tmp_path, 'pytorch', data_root=folder, train_dataloader__batch_size=7)
 
     def test_saved_config_stays_and_takes_other_images(self, folder, tmp_path):
         cfg = prepare(CONFIG, tmp_path, data_root=folder)

@@ -1,10 +1,13 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 import argparse
+import sys
 import warnings
+from types import SimpleNamespace
 
 import pytest
+from mmengine.runner import Runner
 
-from autoprog_mm.launch import prepare_config, read_config
+from autoprog_mm.launch import build_runner, prepare_config
 from tests.test_launch.prepared import TEST_ARGS, make_config, prepare
 
 
@@ -17,19 +20,6 @@ class TestArguments:
         assert prepare(make_config(work_dir=None)).work_dir == './work_dirs/deit-s_prog_in1k'
         cfg = prepare(make_config(work_dir='of_the_file'), work_dir='of_the_command')
         assert cfg.work_dir == 'of_the_command'
-
-    def test_resume(self, tmp_path):
-        cfg = prepare(make_config(resume=False, load_from='pretrained.pth'))
-        assert cfg.resume is False and cfg.load_from == 'pretrained.pth'
-        work_dir = str(tmp_path)
-        weights = make_config(resume=False, load_from='pretrained.pth')
-        cfg = prepare(weights, resume='auto', work_dir=work_dir)
-        assert cfg.resume is False and cfg.load_from == 'pretrained.pth'  # the first start
-        (tmp_path / 'epoch_1.pth').touch()
-        cfg = prepare(weights, resume='auto', work_dir=work_dir)
-        assert cfg.resume is True and cfg.load_from is None
-        cfg = prepare(resume='work_dirs/epoch_3.pth')
-        assert cfg.resume is True and cfg.load_from == 'work_dirs/epoch_3.pth'
 
     def test_no_validate(self):
         cfg = prepare(no_validate=True)
@@ -50,6 +40,34 @@ class TestArguments:
         assert cfg.launcher == 'slurm'
         assert cfg.train_dataloader is None
         assert cfg.test_dataloader.pin_memory is True
+
+
+@pytest.mark.usefixtures('device')
+class TestResume:
+    """What --resume says is not in the config that the runner writes into its work directory."""
+
+    @pytest.fixture(autouse=True)
+    def runner(self, monkeypatch):
+        monkeypatch.setattr(Runner, 'from_cfg', lambda cfg: SimpleNamespace(
+            cfg=cfg, _resume=cfg.resume, _load_from=cfg.load_from))
+
+    def build(self, tmp_path, resume):
+        cfg = prepare(make_config(resume=False, load_from='pretrained.pth'), resume=resume,
+                      work_dir=str(tmp_path))
+        runner = build_runner(cfg, resume)
+        assert runner.cfg.resume is False and runner.cfg.load_from == 'pretrained.pth'
+        return runner._resume, runner._load_from
+
+    def test_none(self, tmp_path):
+        assert self.build(tmp_path, None) == (False, 'pretrained.pth')
+
+    def test_newest(self, tmp_path):
+        assert self.build(tmp_path, 'auto') == (False, 'pretrained.pth')  # the first start
+        (tmp_path / 'epoch_1.pth').touch()
+        assert self.build(tmp_path, 'auto') == (True, None)
+
+    def test_path(self, tmp_path):
+        assert self.build(tmp_path, 'x/epoch_3.pth') == (True, 'x/epoch_3.pth')
 
 
 @pytest.mark.usefixtures('device')
@@ -82,8 +100,12 @@ class TestDataloaders:
     def test_workers_switched_off_by_options(self):
         cfg = prepare(cfg_options={'train_dataloader.num_workers': 0})
         assert cfg.train_dataloader.num_workers == 0
-        assert cfg.train_dataloader.persistent_workers is False
+        assert not cfg.train_dataloader.get('persistent_workers')
         assert cfg.test_dataloader.persistent_workers is True
+        kept = make_config()
+        kept.train_dataloader.persistent_workers = True
+        cfg = prepare(kept, cfg_options={'train_dataloader.num_workers': 0})
+        assert cfg.train_dataloader.persistent_workers is False
 
 
 @pytest.mark.usefixtures('device')
@@ -98,11 +120,36 @@ class TestOptions:
         assert cfg.train_cfg.max_epochs == 9
         assert cfg.custom_hooks[0].search.epochs == 1
 
-    def test_unknown_key_warns(self):
-        with pytest.warns(UserWarning, match='no key "trian_cfg" yet.*check its spelling'):
-            cfg = prepare(cfg_options={'trian_cfg.max_epochs': 9})
-        assert cfg.trian_cfg.max_epochs == 9
-        assert cfg.train_cfg.max_epochs == 3
+    def test_parts_that_are_switched_off(self):
+        """Options of a validation that --no-validate leaves out are of no use, but no mistake."""
+        cfg = prepare(no_validate=True, cfg_options={'val_dataloader.batch_size': 4})
+        assert cfg.val_cfg is None and cfg.val_dataloader is None and cfg.val_evaluator is None
+
+    def test_first_start_with_weights_of_the_command_line(self, tmp_path):
+        options = dict(cfg_options=dict(load_from='pretrained.pth'), resume='auto',
+                       work_dir=str(tmp_path))
+        cfg = prepare(**options)
+        assert cfg.resume is False and cfg.load_from == 'pretrained.pth'
+        (tmp_path / 'epoch_1.pth').touch()
+        cfg = prepare(**options)
+        assert cfg.resume is True and cfg.load_from is None
+
+    def test_imports_of_the_command_line(self, tmp_path, monkeypatch):
+        (tmp_path / 'imported_by_option.py').touch()
+        monkeypatch.syspath_prepend(tmp_path)
+        prepare(cfg_options={'custom_imports.imports': 'imported_by_option'})
+        assert 'imported_by_option' in sys.modules
+        with pytest.raises(ValueError, match='--cfg-options: .*no_such_module'):
+            prepare(cfg_options={'custom_imports.imports': ['no_such_module']})
+
+
+@pytest.mark.usefixtures('device')
+@pytest.mark.parametrize('changes', [
+    dict(runner_type='FlexibleRunner'), dict(runner_type='Runer'),
+    dict(strategy=dict(type='DeepSpeedStrategy'))])
+def test_runner_that_knows_nothing_of_growth(changes):
+    with pytest.raises(ValueError, match='runner_type .* must be a Runner, and strategy must not'):
+        prepare(make_config(**changes))
 
 
 @pytest.mark.usefixtures('device')
@@ -123,14 +170,3 @@ class TestSchedule:
         prepare(make_config(param_scheduler=dict(type='PolyLR', end=3)))
         prepare(make_config(param_scheduler=None))
         assert log == []
-
-
-@pytest.mark.parametrize('text, reason', [
-    ("_base_ = './gone.py'", r'No such file .*gone\.py'), ('a = 1\nb = (', 'never closed.*line 2')])
-def test_config_that_cannot_be_read(tmp_path, text, reason):
-    path = tmp_path / 'mine.py'
-    with pytest.raises(ValueError, match="^config: there is no file '.*mine.py'"):
-        read_config(str(path))
-    path.write_text(text)
-    with pytest.raises(ValueError, match=f"^config: '.*mine.py' cannot be read: .*{reason}"):
-        read_config(str(path))

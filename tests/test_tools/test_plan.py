@@ -105,6 +105,23 @@ def test_as_a_script(tmp_path):
         'cwd', 'micro.py']
 
 
+@pytest.mark.parametrize('wrapper, processes, line', [
+    (dict(type='RepeatDataset', times=3), 1, '8 epochs of 18 steps, 144 images'),
+    (dict(type='RepeatDataset', times=3), 4, '8 epochs of 5 steps, 144 images'),
+    (dict(type='KFoldDataset', num_splits=4), 1, '8 epochs of 5 steps, 36 images'),
+    (dict(type='ClassBalancedDataset', oversample_thr=0.1), 1, '8 epochs of 6 steps, 48 images'),
+])
+def test_wrapped_data_that_are_not_here(monkeypatch, tmp_path, capsys, wrapper, processes, line):
+    cfg = micro_config(tmp_path / 'nowhere', tmp_path / 'never')
+    cfg.train_dataloader.dataset = dict(wrapper, dataset=cfg.train_dataloader.dataset)
+    cfg.dump(str(tmp_path / 'micro.py'))
+    call(monkeypatch, tmp_path, 'micro.py', '--samples', 48, '--processes', processes)
+    output = capsys.readouterr().out
+    assert line in output
+    assert ('48 images assumed, as many of each class.' in output) == (
+        wrapper['type'] == 'ClassBalancedDataset')
+
+
 def call(monkeypatch, folder, *arguments):
     """Run the tool in this process, from a folder."""
     monkeypatch.chdir(folder)
@@ -119,7 +136,7 @@ def test_measured(monkeypatch, tmp_path, capsys):
 
 @pytest.mark.parametrize('arguments, message', [
     (['micro.py', '--cfg-options', 'custom_hooks.0.num_stage=3'],
-     "AutoProgHook.__init__() got an unexpected keyword argument 'num_stage'"),
+     "AutoProgHook has no option 'num_stage'. Did you mean 'num_stages'?"),
     (['micro.py', '--cfg-options', 'custom_hooks.0.num_stages=200'],
      'num_stages (200) must not exceed max_epochs (8)'),
     (['nowhere.py'], 'nowhere.py'),

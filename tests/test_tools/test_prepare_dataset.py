@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from mmpretrain.datasets import CustomDataset
 
+from autoprog_mm.datasets.class_images import find_images
 from tests.forked import Forked
 from tests.test_tools import load_tool
 
@@ -91,10 +92,48 @@ def test_failures_are_listed_at_the_end(source, tmp_path, call):
     (source / 'class_0' / '4.JPEG').write_bytes(b'no image')
     status, output = call(source, tmp_path / 'target', '--short-side', 32, '--processes', 1)
     assert status == 1
-    assert output.endswith('No copy was made of 1 images:\n'
-                           '  class_0/4.JPEG: ValueError: the image cannot be read\n')
+    assert ('No copy was made of 1 images:\n'
+            '  class_0/4.JPEG: ValueError: the image cannot be read\n') in output
+    assert output.endswith(f"12 images in {source}, 11 in {tmp_path / 'target'}.\n")
     assert '9 resized and 2 copied' in output
     assert not (tmp_path / 'target' / 'class_0' / '4.JPEG').exists()
+
+
+def test_same_images_as_training(source, tmp_path, call):
+    """All types, in any case; what training passes over is not copied either."""
+    image = np.full((40, 50, 3), 90, np.uint8)
+    for number, ending in enumerate(('.webp', '.tiff', '.TIF', '.Webp', '.bmp', '.ppm')):
+        path = source / f'class_{number % 2}' / f'more{number}{ending}'
+        path.write_bytes(cv2.imencode(ending.lower(), image)[1].tobytes())
+    latin = os.fsencode(source / 'class_0') + b'/caf\xe9.png'
+    with open(latin, 'wb') as file:
+        file.write(cv2.imencode('.png', image)[1].tobytes())
+    for name in ('class_0/._0.JPEG', 'class_0/.ipynb_checkpoints/1.png', '__MACOSX/class_0/2.png',
+                 'class_0/3.gif'):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes(b'no image')
+    (source / 'class_1' / 'loop').symlink_to(source)
+    (source / 'class_1' / 'gone.png').symlink_to(source / 'gone.png')
+    target = tmp_path / 'target'
+    status, output = call(source, target, '--short-side', 32, '--processes', 1)
+    assert status == 0
+    assert f'19 images in {source}, 19 in {target}.' in output
+    assert ("Passed over: 2 files of other types (1 .gif, 1 .txt) and 2 links to nothing, or to a "
+            "folder around them ('class_1/gone.png', 'class_1/loop').") in output
+    assert [len(find_images(str(root), 'test', 1)) for root in (source, target)] == [19, 19]
+
+
+def test_changed_source(source, tmp_path, call):
+    args = source, tmp_path / 'target', '--short-side', 32, '--processes', 1
+    call(*args)
+    image = cv2.imencode('.jpg', np.full((64, 64, 3), 200, np.uint8))[1].tobytes()
+    (source / 'class_0' / '4.JPEG').write_bytes(image)
+    os.utime(source / 'class_0' / '4.JPEG', (1000, 1000))  # from an archive
+    (source / 'class_1' / '5.JPEG').unlink()
+    status, output = call(*args)
+    assert '11 images: 10 were there, 1 resized' in output
+    assert cv2.imread(str(tmp_path / 'target' / 'class_0' / '4.JPEG')).mean() == 200
+    assert status == 1 and "1 images of " in output and "'class_1/5.JPEG'. Delete them" in output
 
 
 @pytest.mark.parametrize('args, message', [

@@ -7,7 +7,7 @@ import time
 from typing import Callable, List, Tuple
 
 # Works from a checkout that is not installed, too.
-sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..', '..'))
+sys.path.insert(0, osp.join(osp.dirname(osp.realpath(__file__)), '..', '..'))
 
 import autoprog_mm  # noqa: F401  isort: skip  (before anything that imports torchvision)
 

@@ -19,11 +19,11 @@ import torch
 import torch.distributed as dist
 
 from autoprog_mm.engine import ElasticDistributedDataParallel
-from autoprog_mm.launch import exit_on_user_error
+from autoprog_mm.launch import Parser, exit_on_user_error
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument('--config', default='configs/autoprog/deit-b_in1k.py')
     parser.add_argument('--ranks', type=int, default=2, help='number of processes')
     parser.add_argument('--batch-size', type=int, default=2, help='images of each process')

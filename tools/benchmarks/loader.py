@@ -11,13 +11,17 @@ import argparse
 import json
 import math
 import os.path as osp
+import signal
 import sys
 import time
 from statistics import mean, median
 from typing import Dict, List
 
+# Ctrl-C while libraries are imported, which takes seconds, just ends it.
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler and __name__ == '__main__':
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 # Works from a checkout that is not installed, too.
-sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..', '..'))
+sys.path.insert(0, osp.join(osp.dirname(osp.realpath(__file__)), '..', '..'))
 
 import autoprog_mm  # noqa: F401  isort: skip  (before anything that imports torchvision)
 
@@ -26,17 +30,16 @@ import numpy as np
 import torch
 from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
-from mmpretrain.datasets import ImageNet
-from mmpretrain.datasets.custom import get_samples
 
-from autoprog_mm.launch import exit_on_user_error, read_config
+from autoprog_mm.datasets.image_files import find_image_files
+from autoprog_mm.launch import Parser, exit_on_user_error, read_config
 from autoprog_mm.utils import UserError, derive_seed, seed_sample, write_atomically
 
 _EQUAL_PSNR = 60.  # dB, what images that are equal or differ in few last bits count as
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--images', required=True, help='folder of images, in any subfolders')
     parser.add_argument('--prepared', help='their copy, made by tools/prepare_dataset.py')
@@ -59,10 +62,7 @@ def find_images(args: argparse.Namespace) -> List[str]:
     """Paths below the folder, sorted."""
     if not osp.isdir(args.images):
         raise UserError(f'--images: there is no folder {args.images!r}.')
-    images, _ = get_samples(
-        args.images, None,
-        is_valid_file=lambda name: name.lower().endswith(ImageNet.IMG_EXTENSIONS))
-    images = sorted(images)[:args.limit]
+    images = find_image_files(args.images).files[:args.limit]
     if not images:
         raise UserError(f'--images: there are no images in {args.images!r}.')
     for image in images if args.prepared else []:

@@ -24,7 +24,7 @@ from mmengine.runner import Runner
 
 from autoprog_mm.engine import AutoProgHook, MoGrowEMAHook, RunGuardHook
 from autoprog_mm.engine.optimizers import FiniteSteps, MomentumCopies
-from autoprog_mm.launch import exit_on_user_error, prepare_config
+from autoprog_mm.launch import Parser, exit_on_user_error, prepare_config
 
 # Whose methods are timed, under which name.
 TIMED = {
@@ -36,7 +36,7 @@ TIMED = {
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument('config', nargs='?', default='configs/baseline/deit-s_baseline_in1k.py')
     parser.add_argument('--batch-size', type=int, default=32)
     parser.add_argument('--steps', type=int, default=5)

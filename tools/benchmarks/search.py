@@ -16,11 +16,11 @@ from common import (  # isort: skip  (before torch, for torchvision's sake)
 from mmpretrain.registry import TASK_UTILS
 
 from autoprog_mm.growth.scoring import stage_candidates
-from autoprog_mm.launch import exit_on_user_error
+from autoprog_mm.launch import Parser, exit_on_user_error
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument('config', nargs='?', default='configs/autoprog/deit-s_in1k.py')
     parser.add_argument('--batch-size', type=int, default=32)
     parser.add_argument('--steps-per-epoch', type=int, default=1251, help="ImageNet's at 1024")

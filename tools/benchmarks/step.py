@@ -17,14 +17,14 @@ import torch
 import torch.nn.functional as F
 
 from autoprog_mm.growth import Subnet
-from autoprog_mm.launch import exit_on_user_error
+from autoprog_mm.launch import Parser, exit_on_user_error
 
 # A multiply-add in the forward pass is one more for each of the two gradients.
 FLOPS_OF_STEP = 6
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument('config', nargs='?', default='configs/autoprog/deit-s_in1k.py')
     parser.add_argument('--batch-size', type=int, default=32)
     parser.add_argument('--rounds', type=int, default=5, help='turns of each subnet')

@@ -7,22 +7,26 @@ interrupted goes on where it stopped. Results are of the final weights.
 """
 import argparse
 import os.path as osp
+import signal
 import sys
 
+# Ctrl-C while libraries are imported, which takes seconds, just ends it.
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler and __name__ == '__main__':
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 # Works from a checkout that is not installed, too.
-sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..', '..'))
+sys.path.insert(0, osp.join(osp.dirname(osp.realpath(__file__)), '..', '..'))
 
 from folder import make_folder
 from processes import run_all, shares_of_cores
 from results import check_old_results, collect_results
 from suite import check_options, make_config, read_suite
 
-from autoprog_mm.launch import OptionsAction, exit_on_user_error
+from autoprog_mm.launch import OptionsAction, Parser, exit_on_user_error
 from autoprog_mm.utils import UserError
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('suite', metavar='SUITE.py', help='a file of configs/experiments/')
     parser.add_argument(

@@ -7,18 +7,22 @@ with --into they are replaced there. Differences are paired by seed.
 import argparse
 import os.path as osp
 import re
+import signal
 import sys
 from statistics import mean
 from typing import Dict, List
 
+# Ctrl-C while libraries are imported, which takes seconds, just ends it.
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler and __name__ == '__main__':
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 # Works from a checkout that is not installed, too.
-sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..', '..'))
+sys.path.insert(0, osp.join(osp.dirname(osp.realpath(__file__)), '..', '..'))
 
 from paired import paired, spread
 from results import read_results
 
 from autoprog_mm import Subnet
-from autoprog_mm.launch import exit_on_user_error
+from autoprog_mm.launch import Parser, exit_on_user_error
 from autoprog_mm.utils import UserError, write_atomically
 
 PLACE = re.compile(r'(<!-- table: (\S+) (.+?) -->\n)(.*?)(<!-- end -->)', re.S)
@@ -204,7 +208,7 @@ def fill(text: str, suites: Dict[str, Results]) -> str:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('results', nargs='+', metavar='RESULTS.json', help="files of run.py")
     parser.add_argument('--into', metavar='PAGE.md', help='page whose tables are replaced')

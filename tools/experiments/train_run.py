@@ -10,7 +10,7 @@ import sys
 import time
 
 # Works from a checkout that is not installed, too.
-sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..', '..'))
+sys.path.insert(0, osp.join(osp.dirname(osp.realpath(__file__)), '..', '..'))
 
 import torch
 from folder import CONFIG, RESULT, STARTED
@@ -52,7 +52,7 @@ def train_run(folder: str) -> None:
     cfg = prepare_config(read_config(args.config), args)
     check_work_dir(cfg.work_dir)
     check_datasets(cfg, ('train_dataloader', 'val_dataloader'))
-    runner = build_runner(cfg)
+    runner = build_runner(cfg, args.resume)
     runner.train()
     record = load(osp.join(folder, RECORD_FILE))
     if not record['finished']:

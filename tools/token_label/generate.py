@@ -17,21 +17,31 @@ import logging
 import os
 import os.path as osp
 import re
+import signal
 import sys
 import time
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Sequence, Tuple
 
+# Ctrl-C while libraries are imported, which takes seconds, just ends it.
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler and __name__ == '__main__':
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 # Works from a checkout that is not installed, too.
-sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..', '..'))
+sys.path.insert(0, osp.join(osp.dirname(osp.realpath(__file__)), '..', '..'))
 
 import autoprog_mm  # noqa: E402, F401  isort: skip  (before anything that imports torchvision)
 
 import torch  # noqa: E402
 from mmengine.logging import print_log  # noqa: E402
-from mmpretrain.datasets import ImageNet  # noqa: E402
-from mmpretrain.datasets.custom import find_folders, get_samples  # noqa: E402
 
-from autoprog_mm.launch import exit_on_user_error  # noqa: E402
+from autoprog_mm.datasets.class_images import class_name  # noqa: E402
+from autoprog_mm.datasets.image_files import (  # noqa: E402
+    IMAGE_TYPES,
+    ImageFiles,
+    describe_passed_over,
+    find_image_files,
+    subfolders,
+)
+from autoprog_mm.launch import Parser, exit_on_user_error  # noqa: E402
 from autoprog_mm.token_label.label_maps import (  # noqa: E402
     Image,
     Result,
@@ -48,7 +58,7 @@ _UNFINISHED = re.compile(r'\.pt\.\d+\.tmp$')
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description='Make label maps (token labeling) of images with a trained classifier')
     parser.add_argument('image_root', help='folder of the images, most often one folder a class')
     parser.add_argument('out', help='folder of the maps')
@@ -83,7 +93,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     args = parse_args()
     check_args(args)
-    images, classes = find_images(args.image_root)
+    found, classes = find_images(args.image_root)
+    images = found.files
     args.batch_size = min(args.batch_size, len(images))
     args.num_classes = args.num_classes or len(classes) or None
     teacher = build_teacher(args.teacher, args.checkpoint, args.pretrained, args.num_classes,
@@ -102,7 +113,7 @@ def main() -> int:
 
     begin = time.perf_counter()
     result = make_all_maps(args, teacher, batches, num_left) if batches else Result(0, [])
-    report(args, result, images, num_left, size, time.perf_counter() - begin,
+    report(args, result, found, num_left, size, time.perf_counter() - begin,
            len(classes) == teacher.num_classes)
     return 1 if result.failed else 0
 
@@ -126,15 +137,13 @@ def check_args(args: argparse.Namespace) -> None:
         args.amp = False
 
 
-def find_images(root: str) -> Tuple[List[str], List[str]]:
-    """Images below a folder and the names of its class folders, both sorted."""
-    classes, _ = find_folders(root)
-    images, _ = get_samples(
-        root, None, is_valid_file=lambda name: name.lower().endswith(ImageNet.IMG_EXTENSIONS))
+def find_images(root: str) -> Tuple[ImageFiles, List[str]]:
+    """Images below a folder and the names of its class folders, both in order."""
+    found = find_image_files(root)
+    images, classes = found.files, sorted(subfolders(root), key=class_name)
     if not images:
         raise UserError(
-            f'image_root: the folder {root!r} has no images '
-            f'({", ".join(ImageNet.IMG_EXTENSIONS)}).')
+            f'image_root: the folder {root!r} has no images ({", ".join(IMAGE_TYPES)}).')
     by_map: Dict[str, str] = {}
     for image in images:
         other = by_map.setdefault(map_path(image), image)
@@ -142,7 +151,7 @@ def find_images(root: str) -> Tuple[List[str], List[str]]:
             raise UserError(
                 f'image_root: {other!r} and {image!r} would have the same label map '
                 f'{map_path(image)!r}. Rename one of them.')
-    return images, classes
+    return found, classes
 
 
 def check_teacher(args: argparse.Namespace, teacher: DenseTeacher,
@@ -221,37 +230,43 @@ def split(args: argparse.Namespace, images: Sequence[str], classes: Sequence[str
     batches: List[List[Image]] = []
     for begin in range(0, len(images), args.batch_size):
         batch = [
-            Image(slot, path, labels.get(path.split(os.sep)[0], -1))
+            Image(slot, path, labels.get(path.split('/')[0], -1))
             for slot, path in enumerate(images[begin:begin + args.batch_size])
-            if file_size(osp.join(args.out, map_path(path))) != size
+            if not is_current(osp.join(args.image_root, path),
+                              osp.join(args.out, map_path(path)), size)
         ]
         if batch:
             batches.append(batch)
     return batches, sum(map(len, batches))
 
 
-def file_size(path: str) -> Optional[int]:
+def is_current(image: str, label_map: str, size: int) -> bool:
+    """Whether a map is there, all of it, and not older than its image."""
     try:
-        return os.stat(path).st_size
+        status = os.stat(label_map)
     except FileNotFoundError:
-        return None
+        return False
+    return status.st_size == size and status.st_mtime >= os.stat(image).st_mtime
 
 
 # --------------------------------------------------------------------- report
 
 
-def report(args: argparse.Namespace, result: Result, images: Sequence[str], num_left: int,
+def report(args: argparse.Namespace, result: Result, found: ImageFiles, num_left: int,
            size: int, seconds: float, compare: bool) -> None:
+    images = found.files
     made = num_left - len(result.failed)
     print(f'{len(images) - len(result.failed)} label maps of {size} bytes each in '
           f'{args.out}: {len(images) - num_left} were there, {made} were made in {seconds:.1f} s '
           f'({made / seconds:.1f} images/s).')
+    print(f'{len(images)} images in {args.image_root}. Passed over: '
+          f'{describe_passed_over(found.ignored, found.links) or "nothing"}.')
     if compare and made:
         print(f"The teacher's best class is that of the folder for {result.agreed} of {made} "
               f'images ({100 * result.agreed / made:.1f} %). If that is far below its accuracy, '
               'its classes are not in the order of the sorted folders.')
     loader = f'label_root={args.out!r}, num_classes={args.num_classes}'
-    if any(image.count(os.sep) != 1 for image in images):
+    if any(image.count('/') != 1 for image in images):
         loader += f', image_root={args.image_root!r}'
     print(f"To train with them: dict(type='LoadTokenLabel', {loader})")
     if result.failed:

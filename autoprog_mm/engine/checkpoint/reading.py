@@ -10,6 +10,7 @@ from typing import List, Optional, Sequence, Tuple
 import torch
 
 from ...utils.errors import UserError
+from ...utils.torch_files import load_file
 
 _RESUMABLE = ('meta', 'state_dict', 'optimizer', 'message_hub')
 
@@ -28,21 +29,7 @@ def load_plain(path: str, mmap: bool = False) -> dict:
     Raises:
         ValueError: If it is missing, holds objects, or is no checkpoint.
     """
-    if not osp.isfile(path):
-        raise UserError(f'there is no file {path!r}.')
-    allowed = torch.serialization.get_safe_globals()  # some of torch's own parts add to it
-    torch.serialization.clear_safe_globals()
-    try:
-        loaded = torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
-    except Exception as error:  # a file that is anything makes torch raise anything
-        reason = f'is no whole checkpoint of torch ({type(error).__name__} in reading it)'
-        blocked = re.search(r'GLOBAL ([\w.]+)', str(error))
-        if blocked is not None:
-            reason = (f'holds objects that could run code when loaded ({blocked[1]}), so it was '
-                      'not loaded; if you trust it, save its state_dict anew without them')
-        raise UserError(f'{path!r} {reason}.') from None
-    finally:
-        torch.serialization.add_safe_globals(allowed)
+    loaded = load_file(path, mmap=mmap)
     weights = loaded.get('state_dict') if isinstance(loaded, dict) else None
     if not isinstance(weights, dict) or not weights or not all(
             isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in weights.items()):
@@ -60,6 +47,8 @@ def check_whole(path: str) -> None:
     Raises:
         ValueError: If it can't; says why.
     """
+    if not osp.isfile(path):
+        raise UserError(f'there is no file {path!r}.')
     try:
         with zipfile.ZipFile(path) as file:
             spoiled = file.testzip()  # torch itself doesn't compare the checksums
@@ -68,6 +57,18 @@ def check_whole(path: str) -> None:
             f'{path!r} is not whole ({type(error).__name__}: {error}).') from None
     if spoiled is not None:
         raise UserError(f'{path!r} is not whole: the checksum of {spoiled!r} is wrong.')
+    check_resumable(path)
+
+
+def check_resumable(path: str) -> None:
+    """Check that a checkpoint has all that a run is resumed from; not each bit of it.
+
+    Args:
+        path (str): The file.
+
+    Raises:
+        ValueError: If it hasn't; says what is missing.
+    """
     loaded = load_plain(path, mmap=True)
     missing = [key for key in _RESUMABLE if key not in loaded]
     if missing:

@@ -1,11 +1,11 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
-"""Training images that can't be read."""
+"""Images that can't be read."""
 from logging import Logger
-from typing import Dict
+from typing import Dict, Optional
 
 from mmengine.dist import all_gather_object
 
-from ...datasets.seeded import bad_images
+from ...datasets.unread import bad_images
 
 _LISTED = 20  # images, in a message
 
@@ -25,12 +25,13 @@ class BadImages:
     def __len__(self) -> int:
         return len(self.errors)
 
-    def look_at(self, data_batch: dict, logger: Logger) -> int:
-        """Name those of a batch.
+    def look_at(self, data_batch: dict, logger: Optional[Logger] = None) -> int:
+        """Note those of a batch.
 
         Args:
             data_batch (dict): The collated batch.
-            logger (Logger): Gets a warning for each that was not known.
+            logger (Logger, optional): Gets a warning for each training image
+                that was not known. Defaults to None, no warnings.
 
         Returns:
             int: How many were not known.
@@ -40,8 +41,9 @@ class BadImages:
             if path not in self.errors and path not in self._new:
                 self._new[path] = error
                 fresh += 1
-                logger.warning(f'The image {path!r} cannot be read ({error}); another sample '
-                               'takes its place.')
+                if logger is not None:
+                    logger.warning(f'The image {path!r} cannot be read ({error}); another sample '
+                                   'takes its place.')
         return fresh
 
     def share(self) -> None:
@@ -67,7 +69,7 @@ class BadImages:
     def listed(self) -> str:
         """str: The first of them with their errors, one a line."""
         images = self.state_dict()
-        lines = [f'  {path}  ({error})' for path, error in list(images.items())[:_LISTED]]
+        lines = [f'  {path!r}  ({error})' for path, error in list(images.items())[:_LISTED]]
         more = len(images) - len(lines)
         return '\n'.join(lines) + (f'\n  and {more} more' if more else '')
 

@@ -6,7 +6,6 @@ from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS, TASK_UTILS
 
-from ...growth.budget import check_budget
 from ...growth.schedule import Stage, check_schedule
 from ...growth.scoring import stage_candidates
 from ...growth.search import OneShotSearch
@@ -18,8 +17,8 @@ from ...utils.ranks import check_ranks_agree, fingerprint
 from .. import resume
 from ..checkpoint import request_checkpoint, unpack
 from ..grower import Grower
-from ..pace import Pace
-from ..run_course import begin_course
+from ..loaded_weights import check_all_there, check_loaded, never_resume_a_test, trains
+from ..run_course import RunCourse
 from ..run_parts import RunParts
 from ..stage_inputs import StageInputs
 from ..stage_record import StageRecord
@@ -34,19 +33,7 @@ class AutoProgHook(Hook):
     """Trains a network in stages that grow.
 
     It says when a stage begins and when a search runs; others grow, search and
-    record. For example, four stages from half the depth and resolution, each
-    chosen by a search of two epochs::
-
-        custom_hooks = [
-            dict(
-                type='AutoProgHook',
-                num_stages=4,
-                initial_scale=dict(depth=0.5, resolution=0.5),
-                search=dict(type='OneShotSearch', epochs=2)),
-            dict(type='MoGrowEMAHook'),
-        ]
-
-    It needs an elastic backbone, a MoGrow optimizer wrapper, one
+    record. It needs an elastic backbone, a MoGrow optimizer wrapper, one
     ``ProgressiveRandomResizedCrop`` in each training pipeline and, for a
     search, ``ElasticDataPreprocessor``. It writes ``autoprog.json`` into the
     work directory. All randomness of training is derived from the seed.
@@ -69,13 +56,13 @@ class AutoProgHook(Hook):
             subnet. None is the manual schedule ("Prog").
             Defaults to ``dict(type='OneShotSearch')``.
         speedup (float, optional): The run costs this part of what the recipe,
-            whose epochs ``max_epochs`` are, would cost at full size; at least 1.
-            Schedulers and intervals follow consumed compute, and the number
-            of epochs is what that makes. With ``num_stages=1``, a shorter
-            baseline. Defaults to None: the paper's stages of equal epochs.
+            whose epochs ``max_epochs`` are, would cost at full size; at least
+            1. Schedulers and intervals follow consumed compute, and the
+            number of epochs is what that makes. With ``num_stages=1``, a
+            shorter baseline. Defaults to None: the paper's equal epochs.
         stage_shares (Sequence[float], optional): Weight of each stage in that
             budget. Defaults to None, equal ones.
-        budget (str): What compute is: ``'time'``, of training steps that are
+        budget (str): What compute is: ``'time'`` of training steps that are
             timed before the run, or ``'flops'``, multiply-adds, which are the
             same on any machine. Defaults to ``'time'``.
         max_growth_jump (float): Rise of the loss at a growth (cross-entropy on
@@ -107,53 +94,51 @@ class AutoProgHook(Hook):
         initial_scale = SCALE if initial_scale is None else initial_scale
         regularization = REGULARIZATION if regularization is None else regularization
         check_schedule(num_stages, initial_scale, regularization)
-        check_budget(speedup, stage_shares, budget, num_stages)
         check_number('max_growth_jump of AutoProgHook', max_growth_jump)
         self.schedule = dict(num_stages=num_stages, initial_scale=initial_scale,
                              regularization=regularization, resolution_divisor=resolution_divisor)
-        self.budget = dict(speedup=speedup, shares=stage_shares, budget=budget)
+        self.course = RunCourse(speedup, stage_shares, budget, num_stages)
         self.max_growth_jump = max_growth_jump
         # A single stage has nothing to search.
         self.search: Optional[OneShotSearch] = \
             TASK_UTILS.build(search) if search is not None and num_stages > 1 else None
         self.stages: List[Stage] = []
+        self.rows: List[List[int]] = []  # of the schedule, before searches
         self.record: Optional[StageRecord] = None  # until a run trains
-        self.pace: Optional[Pace] = None  # without a speedup, schedulers run as they are
         self.stage_index = -1  # of the stage under way
-        self._choice: Optional[Subnet] = None  # decided, in effect from the next epoch on
-        self._loaded: Optional[dict] = None  # state of a checkpoint, to resume or to test
+        self.choice: Optional[Subnet] = None  # decided, in effect from the next epoch on
+        self._state: Optional[dict] = None  # state of a checkpoint, to resume from
 
     @property
     def searching(self) -> bool:  # whether a search is under way
         return self.search is not None and self.search.searching
 
     def before_run(self, runner) -> None:
-        """Take over the schedulers, before a resume reads what they never were."""
-        if self.budget['speedup'] is not None and runner.optim_wrapper is not None:
-            self.pace = Pace(runner.optim_wrapper, runner.param_schedulers or [],
-                             len(runner.train_dataloader))
-            runner.param_schedulers = runner.param_schedulers and []
+        """Before a checkpoint is read."""
+        never_resume_a_test(runner)
+        if trains(runner):
+            self.course.take_over(runner)
 
     def before_train(self, runner) -> None:
         """Find all parts, check that they fit together, and set them up."""
+        state, self._state = self._state, None
         self.parts = parts = RunParts.of(runner, searches=self.search is not None)
         self.stages = parts.build_schedule(runner.max_epochs, **self.schedule)
-        resumed = self._loaded if runner._resume else None
-        self.course = begin_course(runner, parts, self.stages, self.search, **self.budget,
-                                   state=resumed and resumed['course'])
-        self._rows = resume.schedule_rows(self.stages)  # before searches change lengths
+        self.course.begin(runner, parts, self.stages, self.search, state and state['course'])
+        self.rows = resume.schedule_rows(self.stages)
         if self.search is not None:
             self.search.check_stages(self.stages)
         self.randomness = Randomness(runner.seed, get_rank())
         self.inputs = StageInputs(runner, parts, self.randomness)
         check_ranks_agree('seed, schedule and steps of an epoch', [
-            runner.seed, self._rows, self.inputs.num_steps])
+            runner.seed, self.rows, self.inputs.num_steps])
         self.grower = Grower(parts, self.inputs, self.randomness)
         self.record = StageRecord(runner, parts, self.stages, self.search, self.max_growth_jump)
-        if resumed is not None:
-            self._resume(resumed)
-        self._loaded = None
-        self._set_pace(runner.iter)
+        if state is not None:
+            resume.restore(self, runner, state)
+        else:
+            check_loaded(parts, self.stages, self.search)
+        self.course.move(runner, runner.iter)
         self.record.ledger.open()
 
     def before_train_epoch(self, runner) -> None:
@@ -161,9 +146,9 @@ class AutoProgHook(Hook):
         self.record.switch('train')
         parts = self.parts
         stage = next(s for s in self.stages if s.begin_epoch <= runner.epoch < s.end_epoch)
-        if self._choice is not None:
-            parts.optim_wrapper.shrink(parts.backbone, self._choice)
-            self._choice = None
+        if self.choice is not None:
+            parts.optim_wrapper.shrink(parts.backbone, self.choice)
+            self.choice = None
         if stage.index != self.stage_index:
             self._begin_stage(stage)
         self.record.write()
@@ -213,17 +198,14 @@ class AutoProgHook(Hook):
         """Decide, if this was a search's last epoch, before it is saved."""
         self.record.switch('train')
         parts = self.parts
-        # Gradients that are still accumulating are of weights that a growth
-        # replaces, and a resumed run would not have them.
-        parts.optim_wrapper.zero_grad()
         if self.searching:
             with self.record.on('search'):
-                self._choice = self.search.end_epoch(
+                self.choice = self.search.end_epoch(
                     parts.model, parts.optim_wrapper,
                     runner.epoch - self.stages[self.stage_index].begin_epoch)
-                if self._choice is not None:
-                    self.course.decide(self.stage_index, self._choice)
-                    self.record.decision(self.stage_index, self._choice, self.search.record)
+                if self.choice is not None:
+                    self.course.decide(self.stage_index, self.choice)
+                    self.record.decision(self.stage_index, self.choice, self.search.record)
                     request_checkpoint(runner)
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
@@ -238,11 +220,7 @@ class AutoProgHook(Hook):
             with self.record.on('search'):
                 self.search.after_step(self.parts.model, self.parts.optim_wrapper, batch_idx + 1)
         self.record.step_done(self.parts.backbone.running_subnet)
-        self._set_pace(runner.iter + 1)
-
-    def _set_pace(self, steps: int) -> None:
-        if self.pace is not None:
-            self.pace.set(self.course.timeline.recipe_epoch(steps / self.inputs.num_steps))
+        self.course.move(runner, runner.iter + 1)
 
     def time_left(self, runner, steps: int) -> Optional[Range]:
         """Seconds to the run's end, after ``steps`` steps of the epoch; see ``Eta``."""
@@ -251,42 +229,22 @@ class AutoProgHook(Hook):
         return self.record.eta.left(runner.epoch, steps, candidates)
 
     def before_val(self, runner) -> None:
-        if self.record is None:
-            self.before_test(runner)
-        else:
+        if self.record is not None:
             self.record.begin_validation()
 
     def after_val_epoch(self, runner, metrics=None) -> None:
         if self.record is not None:
             self.record.end_validation(self.parts.backbone.awake_subnet.depth)
 
-    def before_test(self, runner) -> None:
-        if self._loaded is not None:
-            resume.wake_as_saved(self._loaded, runner.model)
-
     def after_train(self, runner) -> None:
-        self.record.finish()
+        self.record.finish(self.parts.backbone.awake_subnet)
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        checkpoint[resume.KEY] = resume.pack_state(
-            self.parts.backbone, self._rows, self.inputs.num_steps, self.search, self._choice,
-            index=self.stage_index,
-            course=self.course.state_dict(),
-            sampler_seed=self.inputs.sampler_seed,
-            ledger=self.record.ledger.state_dict())
+        checkpoint[resume.KEY] = resume.pack_state(self, runner)
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         unpack(checkpoint)  # or mmengine would run its config, without SafeCheckpointHook
-        self._loaded = checkpoint.get(resume.KEY) if not runner._resume else resume.find_state(
-            checkpoint, runner.model, runner.param_schedulers is not None)
-
-    def _resume(self, state: dict) -> None:
-        resume.check_state(state, self._rows, self.inputs.num_steps, self.search)
-        self.inputs.sampler_seed = state['sampler_seed']
-        self.stage_index = state['index']
-        self.course.load_state_dict(state['course'])
-        self._choice = Subnet(*state['choice']) if state['choice'] else None
-        if self.search is not None:
-            self.search.load_state_dict(state['search'])
-        self.record.ledger.load_state_dict(state['ledger'])
-        self.parts.optim_wrapper.shrink(self.parts.backbone, Subnet(*state['subnet']))
+        if not trains(runner):
+            check_all_there(runner, checkpoint['state_dict'])
+        elif runner._resume:
+            self._state = resume.find_state(checkpoint, runner)

@@ -1,4 +1,5 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
+from functools import partial
 from typing import Dict
 
 from mmengine.hooks import Hook
@@ -14,6 +15,7 @@ from ..loops import ResumableTrainLoop
 from ..micro_batches import num_parts
 from ..optimizers import MoGrowMixin
 from ..run_parts import find_backbone
+from .autoprog_hook import AutoProgHook
 
 
 @HOOKS.register_module()
@@ -21,9 +23,9 @@ class MicroBatchHook(Hook):
     """Splits batches that do not fit into memory, in the stages that need it.
 
     Earlier stages need less memory for an image, and so split less or not at
-    all. With BatchNorm a split batch is not the same, since each part has its
-    own statistics. Needs ``ResumableTrainLoop``, an
-    elastic backbone and a MoGrow optimizer wrapper.
+    all. A search times its candidates in the same parts. With BatchNorm a
+    split batch is not the same, since each part has its own statistics. Needs
+    ``ResumableTrainLoop``, an elastic backbone and a MoGrow optimizer wrapper.
 
     Args:
         max_batch_per_step (int): Images of one process that fit into memory in
@@ -54,16 +56,19 @@ class MicroBatchHook(Hook):
                 f'AmpMoGrowOptimWrapper, but got {type(runner.optim_wrapper).__name__}.')
         with all_awake(backbone):
             self._bytes[backbone.full_subnet] = saved_bytes(model, backbone.full_subnet)
+        for hook in runner.hooks:
+            if isinstance(hook, AutoProgHook) and hook.search is not None:
+                hook.search.num_parts = partial(self._num_parts, model)
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        model = unwrap(runner.model)
         runner.train_loop.num_parts = self._num_parts(
-            unwrap(runner.model), len(data_batch['inputs']))
+            model, len(data_batch['inputs']), model.backbone.running_subnet)
 
-    def _num_parts(self, model, batch_size: int) -> int:
+    def _num_parts(self, model, batch_size: int, subnet: Subnet) -> int:
         if batch_size <= self.max_batch_per_step:
             return 1
-        running, full = model.backbone.running_subnet, model.backbone.full_subnet
-        if running not in self._bytes:
-            self._bytes[running] = saved_bytes(model, running)
+        if subnet not in self._bytes:
+            self._bytes[subnet] = saved_bytes(model, subnet)
         return num_parts(batch_size, self.max_batch_per_step,
-                         self._bytes[running] / self._bytes[full])
+                         self._bytes[subnet] / self._bytes[model.backbone.full_subnet])

@@ -3,6 +3,7 @@ from mmengine.hooks import EMAHook
 from mmpretrain.registry import HOOKS
 
 from ...utils.errors import UserError
+from ..loaded_weights import never_resume_a_test
 from ..optimizers import MoGrowMixin
 
 
@@ -24,7 +25,12 @@ class MoGrowEMAHook(EMAHook):
         super().__init__()
 
     def before_run(self, runner) -> None:
-        """Nothing: the copies are the optimizer wrapper's."""
+        """Make no copies: they are the optimizer wrapper's.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        never_resume_a_test(runner)
 
     def before_train(self, runner) -> None:
         """Check that there are momentum copies.

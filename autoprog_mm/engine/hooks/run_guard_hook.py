@@ -8,6 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop
 from mmpretrain.registry import HOOKS
 
+from ...datasets.unread import see_black_if_unread
 from ...utils.checks import check_int
 from ...utils.ranks import StepExchange
 from ..guard import SIGNALS, BadImages, NonFiniteLosses, StopSignals, shield_workers
@@ -26,12 +27,13 @@ class RunGuardHook(Hook):
     once. In the middle of an epoch this needs ``ResumableTrainLoop``.
 
     A training image that can't be read is named and counted, and another sample
-    takes its place. A loss that is not finite is reported, and its update is
-    left out by the optimizer wrapper.
+    takes its place. In validations and tests the network sees a black image
+    instead, and the number of these is told with the accuracy. A loss that is
+    not finite is reported, and its update is left out by the optimizer wrapper.
 
     Args:
         max_bad_images (int): A run with more images than this that can't be
-            read is stopped. Defaults to 100.
+            read is stopped, as is a validation. Defaults to 100.
         max_nonfinite (int): A run is stopped after this many updates in a row
             of which a loss or the gradients are not finite. Defaults to 10.
 
@@ -55,10 +57,14 @@ class RunGuardHook(Hook):
     # -------------------------------------------------------- begin and end
 
     def before_run(self, runner) -> None:
-        """Shield worker processes, before any of them starts."""
-        for loop in (runner._train_loop, runner._val_loop):
-            if isinstance(loop, BaseLoop):  # not the config of one that isn't run
-                shield_workers(loop.dataloader)
+        """Prepare worker processes and datasets, before any of them starts."""
+        train, *others = (  # that are run: else it is a config
+            loop if isinstance(loop, BaseLoop) else None
+            for loop in (runner._train_loop, runner._val_loop, runner._test_loop))
+        for loop in filter(None, (train, others[0])):
+            shield_workers(loop.dataloader)
+        for loop in filter(None, others):
+            see_black_if_unread(loop.dataloader.dataset)
 
     def before_train(self, runner) -> None:
         """Take over the signals."""
@@ -108,6 +114,7 @@ class RunGuardHook(Hook):
 
     def before_val_epoch(self, runner) -> None:
         """Find out for how many steps all ranks are there."""
+        self._unread = BadImages(self._images.limit)
         if self._exchange is not None:
             self._val_steps = min(all_gather_object(len(runner.val_dataloader)))
 
@@ -117,6 +124,7 @@ class RunGuardHook(Hook):
         Raises:
             SystemExit: After a signal, with 128 plus its number.
         """
+        self._unread.look_at(data_batch)
         # Not in a validation that precedes training, or is all there is.
         if self._exchange is None or batch_idx >= self._val_steps:
             return
@@ -126,6 +134,36 @@ class RunGuardHook(Hook):
             if isinstance(runner.optim_wrapper, MoGrowMixin) and runner.optim_wrapper.swapped:
                 runner.optim_wrapper.swap_momentum()
             self._end(runner, None)
+
+    def after_val_epoch(self, runner, metrics=None) -> None:
+        """Tell of images that could not be read.
+
+        Raises:
+            RuntimeError: For too many of them.
+        """
+        self._tell_unread(runner.logger, runner.val_dataloader.dataset)
+
+    def before_test_epoch(self, runner) -> None:
+        """Begin to count images that can't be read."""
+        self._unread = BadImages(self._images.limit)
+
+    def after_test_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Note images that could not be read."""
+        self._unread.look_at(data_batch)
+
+    def after_test_epoch(self, runner, metrics=None) -> None:
+        """See :meth:`after_val_epoch`."""
+        self._tell_unread(runner.logger, runner.test_dataloader.dataset)
+
+    def _tell_unread(self, logger, dataset) -> None:
+        self._unread.share()
+        if self._unread:
+            count, whole = len(self._unread), len(dataset)
+            logger.warning(
+                f'{count} of these {whole} images could not be read. The network saw black images '
+                f'in their place, so its accuracy may be off by up to {100 * count / whole:.2f} '
+                f'points:\n{self._unread.listed()}')
+        self._unread.check('')
 
     def _vote(self, fresh: int = 0, due: bool = False, bad: bool = False) -> None:
         """Hand in what this rank saw of a step, and act on what all saw of the one before.

@@ -20,6 +20,7 @@ from ..checkpoint import (
     take_request,
     unpack,
 )
+from ..loaded_weights import never_resume_a_test
 from ..loops import ResumableTrainLoop, validates
 
 # Not to begin with 'val', or the logger would take it for a metric.
@@ -50,7 +51,8 @@ class SafeCheckpointHook(CheckpointHook):
     what the model is built of. Local work directories only.
 
     Args:
-        interval (int): Epochs (or steps) between checkpoints. Defaults to 1.
+        interval (int): Epochs (or steps) between checkpoints; where gradients
+            accumulate, they come with the next update. Defaults to 1.
         by_epoch (bool): Whether ``interval`` counts epochs. With False, steps,
             a run needs ``ResumableTrainLoop``. Defaults to True.
         max_keep_ckpts (int): How many of the latest to keep, besides the best
@@ -61,10 +63,12 @@ class SafeCheckpointHook(CheckpointHook):
 
     Raises:
         ValueError: For unknown arguments, and before training if there is
-            nothing whole to resume from or a step of ``interval`` is in the
-            middle of accumulating gradients.
+            nothing whole to resume from.
         RuntimeError: If a checkpoint can't be written.
     """
+
+    # Besides those of its parent, metrics of mmpretrain.
+    _default_greater_keys = [*CheckpointHook._default_greater_keys, 'recall', 'f1-score']
 
     def __init__(self,
                  interval: int = 1,
@@ -83,6 +87,7 @@ class SafeCheckpointHook(CheckpointHook):
         # Of checkpoints that end no epoch; the parent has one template only.
         self._step_template = _STEP_TEMPLATE if by_epoch else self.filename_tmpl
         self._kept: List[str] = []  # names, in the order of saving
+        self._due = False  # a checkpoint by steps, that waits for an update
         self._config_text = ConfigText()
 
     # ------------------------------------------------------------- run begins
@@ -95,6 +100,7 @@ class SafeCheckpointHook(CheckpointHook):
                 some and none is.
         """
         super().before_run(runner)
+        never_resume_a_test(runner)
         if not runner._resume or runner._has_loaded:
             return
         if not (self.save_optimizer and self.save_param_scheduler):
@@ -113,7 +119,7 @@ class SafeCheckpointHook(CheckpointHook):
         path, error = choice
         if error is not None:
             raise UserError(error)
-        runner._load_from = path
+        runner._load_from = path or runner.cfg.get('load_from')  # with which the run began
         runner._resume = path is not None
 
     def _folder(self, runner) -> str:
@@ -151,13 +157,6 @@ class SafeCheckpointHook(CheckpointHook):
                 'SafeCheckpointHook with by_epoch=False saves in the middle of epochs, and needs '
                 "train_cfg.type='ResumableTrainLoop' to resume there, but train_cfg builds "
                 f'{type(runner.train_loop).__name__}.')
-        every = runner.optim_wrapper._accumulative_counts
-        for name, steps in (('interval', self.interval), ('save_begin', self.save_begin)):
-            if steps > 0 and steps % every:
-                raise UserError(
-                    f'{name} of SafeCheckpointHook ({steps} steps) must be a multiple of '
-                    f'accumulative_counts ({every}), since gradients that accumulate are not '
-                    'saved.')
 
     # ----------------------------------------------------------------- saving
 
@@ -177,6 +176,18 @@ class SafeCheckpointHook(CheckpointHook):
             epoch = runner.epoch + 1
             self._save(runner, self.filename_tmpl.format(epoch if self.by_epoch else runner.iter),
                        dict(epoch=epoch, iter=runner.iter))
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Save when it is time, and no gradients accumulate, which are not saved."""
+        if self.by_epoch:
+            return
+        self._due = self._due or self.every_n_train_iters(
+            runner, self.interval, self.save_begin) or (
+                self.save_last and self.is_last_train_iter(runner))
+        if self._due and runner.optim_wrapper.should_update():
+            self._due = False
+            runner.logger.info(f'Saving checkpoint at {runner.iter + 1} iterations')
+            self._save_checkpoint(runner)
 
     def save_now(self, runner, step: Optional[int]) -> str:
         """Save what there is, out of turn.

@@ -14,13 +14,14 @@ from ...utils.checks import check_number
 from ...utils.errors import UserError
 from ...utils.host_copy import HostCopy
 from ...utils.modules import unwrap
+from .epoch_accumulation import EpochAccumulation
 from .finite_steps import FiniteSteps
 from .momentum_copies import MomentumCopies
 
 OPTIMIZER_STATES = ('keep', 'reset')
 
 
-class MoGrowMixin:
+class MoGrowMixin(EpochAccumulation):
     """Momentum copies and growth for an optimizer wrapper.
 
     It alone changes weights, momentum weights and optimizer state. After each

@@ -14,6 +14,7 @@ from mmpretrain.models.utils import ClsDataPreprocessor
 from mmpretrain.registry import MODELS
 from timm.data import resolve_data_config
 
+from ...utils.config_files import read_config
 from ...utils.errors import UserError
 from .cells import ClassifierCells, TimmCells
 from .dense import DenseTeacher, ImageReader
@@ -59,7 +60,7 @@ def build_teacher(name: str,
         info = ModelHub.get(model_name)  # raises for unknown names
         return _build_from_config(info.config, name, checkpoint, state, info.weights, img_size)
     if osp.isfile(name):
-        cfg = Config.fromfile(name)
+        cfg = read_config(name, '--teacher')
         return _build_from_config(cfg, name, checkpoint, state, cfg.get('load_from'), img_size)
     raise UserError(
         f'--teacher must be timm:<model>, mmpretrain:<model> or the path of a config, but '

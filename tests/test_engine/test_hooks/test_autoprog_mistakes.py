@@ -187,15 +187,38 @@ TOGETHER = {
         lambda cfg: (cfg.default_hooks.checkpoint.update(by_epoch=False),
                      cfg.train_cfg.update(type='EpochBasedTrainLoop')),
         "by_epoch=False.*train_cfg.type='ResumableTrainLoop'.*EpochBasedTrainLoop"),
-    'steps that accumulate': (
-        lambda cfg: (cfg.default_hooks.checkpoint.update(by_epoch=False, interval=4),
-                     cfg.optim_wrapper.update(accumulative_counts=3)),
-        r'interval of SafeCheckpointHook \(4 steps\).*accumulative_counts \(3\)'),
-    'first step that accumulates': (
-        lambda cfg: (cfg.default_hooks.checkpoint.update(
-            by_epoch=False, interval=6, save_begin=4),
-            cfg.optim_wrapper.update(accumulative_counts=3)),
-        r'save_begin of SafeCheckpointHook \(4 steps\).*accumulative_counts \(3\)'),
+    'more classes than there are': (
+        lambda cfg: cfg.val_evaluator.update(topk=(1, 5)),
+        r'val_evaluator: Accuracy cannot judge.*Top-5 accuracy is unavailable.*categories is 4'),
+    'a metric without a rule': (
+        lambda cfg: setattr(cfg, 'val_evaluator', dict(
+            type='SingleLabelMetric', items=('support', ))),
+        r"'auto', takes the first metric, 'single-label/support'.*rule='greater'"),
+    'a metric that is no number': (
+        lambda cfg: setattr(cfg, 'val_evaluator', dict(type='ConfusionMatrix')),
+        "'confusion_matrix/result', which is no number but a Tensor"),
+    'metrics of one name': (
+        lambda cfg: setattr(cfg, 'val_evaluator', [dict(type='Accuracy'), dict(type='Accuracy')]),
+        "two metrics are both called 'accuracy/top1'. Give one.*prefix"),
+    'metric for other labels': (
+        lambda cfg: setattr(cfg, 'val_evaluator', dict(type='VOCMultiLabelMetric')),
+        r'val_evaluator: VOCMultiLabelMetric cannot judge what the model gives'),
+    'best of what is not measured': (
+        lambda cfg: cfg.default_hooks.checkpoint.update(save_best='accuracy/top5'),
+        r"save_best of SafeCheckpointHook is 'accuracy/top5', but the validation gives "
+        r"'accuracy/top1'\. Did you mean 'accuracy/top1'"),
+    'patience for what is not measured': (
+        lambda cfg: cfg.custom_hooks.append(dict(type='EarlyStoppingHook', monitor='accuracy')),
+        r"monitor of EarlyStoppingHook is 'accuracy'"),
+    'a plateau of what is not measured': (
+        lambda cfg: cfg.param_scheduler.append(
+            dict(type='ReduceOnPlateauLR', monitor='top1', rule='greater')),
+        r"monitor of ReduceOnPlateauLR is 'top1'"),
+    'validation images that cannot be loaded': (
+        lambda cfg: cfg.val_dataloader.dataset.pipeline.insert(0, dict(type='PackInputs')),
+        'val_dataloader: none of the first 8 samples can be loaded: '),
+    'seeds by rank': (lambda cfg: cfg.randomness.update(diff_rank_seed=True),
+                      r'randomness\.diff_rank_seed=True.*differ anyway.*Leave it out'),
     'iterations': (lambda cfg: (
         setattr(cfg, 'train_cfg', dict(by_epoch=False, max_iters=8)),
         setattr(cfg, 'param_scheduler', None)), r'EpochBasedTrainLoop.*IterBasedTrainLoop'),

@@ -132,7 +132,7 @@ def test_best_checkpoints_are_refused(every_epoch, jpeg_root, tmp_path):
     (dict(model__backbone__layer_scale_init_value=1e-5),
      'of another model.*gamma1.weight is missing'),
     (dict(train_dataloader__batch_size=16),
-     'made with 6 steps an epoch, but now there are 3.*same data, batch size'),
+     r'mix two runs: images_of_an_update \(8 there, 16 here\)'),
 ])
 def test_another_model_or_batch_is_refused(every_epoch, jpeg_root, tmp_path, options, match):
     refused(micro_config(jpeg_root, tmp_path, **options), every_epoch / 'epoch_2.pth', match)

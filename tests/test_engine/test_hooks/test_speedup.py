@@ -106,7 +106,7 @@ def test_a_searched_run_costs_what_was_promised(jpeg_root, tmp_path):
         (1 + len(search['candidates'][0]['losses'])) * 0 for search in ())
     assert work == 0
     # Supernet steps are drawn, so that they cost their mean but by luck.
-    assert spent / full == pytest.approx(hook.course.budget, rel=0.1)
+    assert spent / full == pytest.approx(hook.course.plan.budget, rel=0.1)
     record = read_record(tmp_path / 'whole')
     decided = [stage for stage in record['stages'] if stage['search']]
     assert decided

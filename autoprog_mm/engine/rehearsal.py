@@ -1,0 +1,153 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+"""A validation of two images before training, for what would end or mislead a run later."""
+import copy
+import difflib
+from contextlib import nullcontext
+from typing import Any, Collection, Dict, List, Optional
+
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook
+from mmengine.runner import ValLoop
+from mmengine.structures import BaseDataElement
+from torch.utils.data import Dataset
+
+from ..models.elastic import ElasticBackbone
+from ..utils import undisturbed
+from ..utils.errors import UserError
+from ..utils.modules import unwrap
+
+_IMAGES, _TRIED = 2, 8
+
+
+def rehearse_validation(runner) -> None:
+    """Find out which metrics a validation gives, and check who waits for which.
+
+    Nothing is disturbed, and no loader is started. Ranks do it each on its own.
+
+    Args:
+        runner (Runner): One that is about to train.
+
+    Raises:
+        UserError: For a metric that cannot work with what the model gives, and
+            for one that a hook or a scheduler waits for in vain.
+    """
+    loop = runner.val_loop
+    if not isinstance(loop, ValLoop) or \
+            not all(isinstance(metric, BaseMetric) for metric in loop.evaluator.metrics):
+        return
+    samples = _samples(loop.dataloader.dataset)
+    if not samples:
+        return
+    batch = loop.dataloader.collate_fn(samples)
+    outputs = [one.to_dict() if isinstance(one, BaseDataElement) else one
+               for one in _predict(unwrap(runner.model), batch)]
+    metrics: Dict[str, Any] = {}
+    for metric in loop.evaluator.metrics:
+        for name, value in _judge(metric, batch, outputs).items():
+            if name in metrics:
+                raise UserError(
+                    f'val_evaluator: two metrics are both called {name!r}. Give one of them '
+                    'another prefix.')
+            metrics[name] = value
+    _check_waiting(runner, metrics)
+
+
+def _samples(dataset: Dataset) -> List[dict]:
+    """The first samples that can be loaded; of a dataset that is only planned, none."""
+    samples: List[dict] = []
+    error: Optional[Exception] = None
+    for index in range(min(_TRIED, len(dataset))):
+        if len(samples) == _IMAGES:
+            break
+        try:
+            with undisturbed():
+                samples.append(dataset[index])
+        except IndexError:
+            return []
+        except Exception as caught:
+            error = caught
+    if error is not None and not samples:
+        raise UserError(
+            f'val_dataloader: none of the first {min(_TRIED, len(dataset))} samples can be loaded: '
+            f'{type(error).__name__}: {error}') from error
+    return samples
+
+
+def _predict(model: torch.nn.Module, batch: dict) -> list:
+    backbone = getattr(model, 'backbone', None)
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad(), undisturbed(), \
+                backbone.not_compiled() if isinstance(backbone, ElasticBackbone) else nullcontext():
+            return model.val_step(batch)
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _judge(metric: BaseMetric, batch: dict, outputs: List[dict]) -> Dict[str, Any]:
+    """What a metric gives, by full name."""
+    try:
+        metric.process(batch, outputs)
+        values = metric.compute_metrics(list(metric.results))
+    except Exception as error:
+        raise UserError(
+            f'val_evaluator: {type(metric).__name__} cannot judge what the model gives: '
+            f'{type(error).__name__}: {" ".join(str(error).split())}') from error
+    finally:
+        metric.results.clear()
+    return {f'{metric.prefix}/{name}' if metric.prefix else name: value
+            for name, value in values.items()}
+
+
+def _check_waiting(runner, metrics: Dict[str, Any]) -> None:
+    """Hooks and schedulers that wait for a metric must get it."""
+    for hook in runner.hooks:
+        if isinstance(hook, EarlyStoppingHook):
+            _check_name('monitor of EarlyStoppingHook', hook.monitor, metrics)
+        elif isinstance(hook, CheckpointHook) and hook.save_best:
+            _check_best(hook, metrics)
+    schedulers = runner.param_schedulers or []
+    for part in schedulers.values() if isinstance(schedulers, dict) else [schedulers]:
+        for scheduler in part:
+            if getattr(scheduler, 'need_val_args', False):
+                _check_name(f'monitor of {type(scheduler).__name__}', scheduler.monitor, metrics)
+
+
+def _check_best(hook: CheckpointHook, metrics: Dict[str, Any]) -> None:
+    where = f'save_best of {type(hook).__name__}'
+    for key in hook.key_indicators:
+        name = next(iter(metrics), 'auto') if key == 'auto' else key
+        _check_name(where, name, metrics)
+        if key != 'auto':  # its rule was known when the hook was built
+            continue
+        trial = copy.copy(hook)
+        trial.is_better_than = {}
+        try:
+            trial._init_rule(hook.rules, [name])
+        except ValueError:
+            raise UserError(
+                f"{where}, 'auto', takes the first metric, {name!r}, of which is not known whether "
+                "more or less is better. Set default_hooks.checkpoint.rule='greater' or 'less', or "
+                f'save_best to another one of {list(metrics)}.') from None
+
+
+def _check_name(where: str, name: str, metrics: Dict[str, Any]) -> None:
+    if name not in metrics:
+        near = difflib.get_close_matches(name, metrics, n=1)
+        raise UserError(
+            f'{where} is {name!r}, but the validation gives {_listed(metrics)}.' +
+            (f' Did you mean {near[0]!r}?' if near else ''))
+    value = metrics[name]
+    number = isinstance(value, (int, float)) or getattr(value, 'size', None) == 1 or (
+        isinstance(value, torch.Tensor) and value.numel() == 1)
+    if not number:
+        raise UserError(
+            f'{where} is {name!r}, which is no number but a {type(value).__name__}. Take another '
+            f'one of {_listed(metrics)}.')
+
+
+def _listed(names: Collection[str]) -> str:
+    return ', '.join(map(repr, names)) or 'nothing'

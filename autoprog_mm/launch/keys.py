@@ -1,0 +1,268 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+"""Keys that nothing would read, and values that nothing would check before a run trains.
+
+Most parts of a config refuse an option that they don't know when they are built.
+Here are the places where it would have no effect, or end the run later.
+"""
+import difflib
+import inspect
+import logging
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any, Callable, Dict, Iterable, Iterator, Mapping, Optional, Set, Tuple
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import init_dist
+from mmengine.logging import print_log
+from mmengine.runner import Runner
+from mmengine.utils import import_modules_from_strings
+from mmengine.utils.dl_utils import set_multi_processing
+from mmpretrain.registry import LOOPS, PARAM_SCHEDULERS
+from torch.utils.data import DataLoader
+
+from ..utils.checks import check_int, check_number
+from ..utils.errors import UserError
+from ..utils.names import did_you_mean
+from .errors import arguments_of
+
+# What Runner.from_cfg and the runner itself read, besides the runner's arguments.
+_READ = {*inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'} | {
+    'activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval',
+    'find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'strategy', 'sync_bn',
+    'tta_model', 'tta_pipeline'}
+# Of a config for a folder of images: read by launch/own_data.py.
+_READ_FOR_FOLDERS = {'classes', 'data_root', 'image_size', 'patch_size', 'val_share'}
+# mmcls before its 1.0, where they mean what now has another name.
+_OLD = dict(
+    checkpoint_config='default_hooks.checkpoint', data='train_dataloader', dist_params='env_cfg',
+    evaluation='val_evaluator', fp16='optim_wrapper', log_config='default_hooks.logger',
+    lr_config='param_scheduler', optimizer='optim_wrapper', optimizer_config='optim_wrapper',
+    runner='train_cfg')
+# Those of which paramwise_cfg is known.
+_CONSTRUCTORS = ('', 'DefaultOptimWrapperConstructor', 'LearningRateDecayOptimWrapperConstructor',
+                 'MergedOptimWrapperConstructor')
+_NEAR = 0.9  # of two names, where one is most likely the other, mistyped
+_ONLY_TRAINING = ('auto_scale_lr', 'default_hooks', 'optim_wrapper', 'param_scheduler', 'train_',
+                  'val_')
+
+
+def _of(*functions: Callable, more: Iterable[str] = ()) -> Set[str]:
+    names = {name for function in functions for name in arguments_of(function)}
+    return names - {'self', 'args', 'kwargs'} | {*more}
+
+
+def _loop(default: Callable[[dict], str], cfg: dict) -> Optional[Set[str]]:
+    kind = cfg.get('type', default(cfg))
+    loop = LOOPS.get(kind) if isinstance(kind, str) else kind
+    return None if loop is None else _of(loop, more=('by_epoch', 'type'))
+
+
+def _scheduler(cfg: dict) -> Optional[Set[str]]:
+    kind = cfg.get('type')
+    kind = PARAM_SCHEDULERS.get(kind) if isinstance(kind, str) else kind
+    # Its builder takes over more of an epoch's scheduler.
+    return None if kind is None else _of(
+        kind, more=('type', '_scope_', 'convert_to_iter_based')) - {'optimizer', 'param_name'}
+
+
+def _clip(cfg: dict) -> Set[str]:
+    kind = cfg.get('type', 'norm')
+    return _of(getattr(torch.nn.utils, f'clip_grad_{kind}_', torch.nn.utils.clip_grad_norm_),
+               more=('type', )) - {'parameters'}
+
+
+def _arch(cfg: dict) -> Optional[Set[str]]:
+    # Of mmpretrain's VisionTransformer; those of other backbones are theirs.
+    known = {'embed_dims', 'num_layers', 'num_heads', 'feedforward_channels'}
+    return known if known <= {*cfg} else None
+
+
+_DATALOADER: Set[str] = _of(DataLoader, more=('num_batch_per_epoch', ))
+# Names that a dict in this place may have, or a function of it that says so; None is any.
+_KNOWN: Dict[str, Any] = {
+    'auto_scale_lr': {'base_batch_size', 'enable'},
+    'custom_imports': _of(import_modules_from_strings),
+    'env_cfg': {'cudnn_benchmark', 'dist_cfg', 'float32_matmul_precision', 'mp_cfg',
+                'resource_limit'},
+    'env_cfg.dist_cfg': _of(init_dist, torch.distributed.init_process_group, more=('port', )),
+    'env_cfg.mp_cfg': _of(set_multi_processing) - {'distributed'},
+    'model.backbone.arch': _arch,
+    'optim_wrapper.clip_grad': _clip,
+    'optim_wrapper.paramwise_cfg': {
+        'bias_decay_mult', 'bias_lr_mult', 'bypass_duplicate', 'custom_keys',
+        'dcn_offset_lr_mult', 'dwconv_decay_mult', 'flat_decay_mult', 'layer_decay_rate',
+        'norm_decay_mult'},
+    'optim_wrapper.paramwise_cfg.custom_keys.*': {'decay_mult', 'lr_mult'},
+    'param_scheduler': _scheduler,
+    'param_scheduler.*': _scheduler,
+    'randomness': _of(Runner.set_randomness),
+    'test_cfg': partial(_loop, lambda cfg: 'TestLoop'),
+    'test_dataloader': _DATALOADER,
+    'train_cfg': partial(_loop, lambda cfg: (
+        'EpochBasedTrainLoop' if cfg.get('by_epoch', True) else 'IterBasedTrainLoop')),
+    'train_dataloader': _DATALOADER,
+    'val_cfg': partial(_loop, lambda cfg: 'ValLoop'),
+    'val_dataloader': _DATALOADER,
+    '*_dataloader.collate_fn': {'type'},
+}
+_OR_NEVER = partial(check_int, least=-1)  # as mmengine has it
+# Values that are not None.
+_VALUES: Dict[str, Callable] = {
+    '*_dataloader.batch_size': check_int,
+    '*_dataloader.num_workers': partial(check_int, least=0),
+    'auto_scale_lr.base_batch_size': check_int,
+    'default_hooks.checkpoint.interval': _OR_NEVER,
+    'default_hooks.checkpoint.max_keep_ckpts': _OR_NEVER,
+    'default_hooks.logger.interval': check_int,
+    'model.data_preprocessor.num_classes': check_int,
+    'data_preprocessor.num_classes': check_int,
+    'optim_wrapper.accumulative_counts': check_int,
+    'optim_wrapper.clip_grad.max_norm': partial(check_number, above=True),
+    'optim_wrapper.optimizer.lr': check_number,
+    'optim_wrapper.optimizer.weight_decay': check_number,
+    'train_cfg.max_epochs': check_int,
+    'train_cfg.max_iters': check_int,
+    'train_cfg.val_begin': partial(check_int, least=0),
+    'train_cfg.val_interval': check_int,
+}
+
+
+def check_options(cfg: Config, options: Mapping[str, object], for_folders: bool) -> None:
+    """Check that ``--cfg-options`` set what is there and is read, before they are merged.
+
+    Args:
+        cfg (Config): As read from its file.
+        options (dict): What the command line sets, by dotted keys.
+        for_folders (bool): Whether the config is one for a folder of images,
+            of which some keys are read that others don't have.
+
+    Raises:
+        UserError: Names the key, and the one that was meant, if there is one.
+    """
+    read = _READ | _READ_FOR_FOLDERS if for_folders else _READ
+    whole = cfg.to_dict()
+    for key, value in options.items():
+        name = key.split('.')[0]
+        if name in read:
+            _check_place(whole, key, value)
+            continue
+        places = {path: item for path, item in _walk(whole) if path.split('.')[0] in read}
+        if name not in whole:
+            # Of several places, the one of training.
+            last = {path.rpartition('.')[2]: path
+                    for path in sorted(places, key=lambda path: path.startswith('train_'))}
+            meant = name if name in last else next(
+                iter(difflib.get_close_matches(name, [*read, *last], n=1)), None)
+            hint = f' Did you mean {last.get(meant, meant)!r}?' if meant else ''
+            raise UserError(
+                f'--cfg-options {key}: a config has no key {name!r}, so that it would have no '
+                f'effect.{hint}')
+        old = whole[name]
+        same = [path for path, other in places.items() if path.rpartition('.')[2] == name or (
+            isinstance(old, (dict, list)) and old and other == old)]
+        if same:
+            raise UserError(
+                f'--cfg-options {key}: {name!r} is a variable of the config file, which is read '
+                f'before. Set {" and ".join(same[:3])} instead.')
+        print_log(f'--cfg-options {key}: {name!r} is a variable of the config file, which is read '
+                  'before. Only a part of your own that looks into the config sees it.',
+                  'current', logging.WARNING)
+
+
+def _check_place(cfg: dict, key: str, value: object) -> None:
+    """Check that a setting of the command line has a place in the config."""
+    part, names = cfg, key.split('.')
+    for i, name in enumerate(names):
+        where = '.'.join(names[:i])
+        if isinstance(part, (list, tuple)):
+            if not name.isdigit() or int(name) >= len(part):
+                raise UserError(f'--cfg-options {key}: {where} is a list of {len(part)}, of which '
+                                'the first one is 0.')
+            part = part[int(name)]
+            if not isinstance(part, dict):
+                raise UserError(f"--cfg-options {key}: {where} can only be set as a whole, such as "
+                                f'"{where}=[...]".')
+        elif not isinstance(part, dict):
+            raise UserError(f'--cfg-options {key}: {where} is {part!r}, so that it has no '
+                            f'{name!r}. Set {where} itself.')
+        elif name not in part:
+            return  # what gets it says if it has no use for it
+        else:
+            part = part[name]
+    if isinstance(part, dict) and part and not isinstance(value, dict) and value is not None:
+        raise UserError(f'--cfg-options {key}: it is a dict, but got {value!r}. Set what is in it: '
+                        f'{", ".join(f"{key}.{name}" for name in part)}.')
+
+
+def as_whole(cfg: Config, options: Mapping[str, object]) -> Dict[str, object]:
+    """Options with which dicts take the place of what is no dict; mmengine wouldn't have it.
+
+    Args:
+        cfg (Config): As read from its file.
+        options (dict): What :func:`check_options` has checked.
+    """
+    before = dict(_walk(cfg.to_dict()))
+    return {key: {'_delete_': True, **value} if isinstance(value, dict) and not isinstance(
+        before.get(key, value), dict) else value for key, value in options.items()}
+
+
+def check_keys(cfg: Config, testing: bool = False) -> None:
+    """Check the places of a config that no part checks when it is built.
+
+    Args:
+        cfg (Config): A whole config.
+        testing (bool): Whether it is to test a checkpoint; what training alone
+            needs is not looked at. Defaults to False.
+
+    Raises:
+        UserError: For a key that nothing would read, with the one that was
+            meant, if there is one, and for a value that can't be.
+    """
+    whole = cfg.to_dict()
+    for name, value in whole.items():
+        _warn_of_name(name, value, whole)
+    constructor = (whole.get('optim_wrapper') or {}).get('constructor') or ''
+    constructor = constructor.rpartition('.')[2]
+    for path, value in _walk(whole):
+        if testing and path.startswith(_ONLY_TRAINING):
+            continue
+        if not isinstance(value, dict):
+            for pattern, check in _VALUES.items():
+                if value is not None and fnmatchcase(path, pattern):
+                    check(path, value)
+            continue
+        if path.startswith('default_hooks.') and path.count('.') == 1 and 'type' not in value:
+            name, others = path.partition('.')[2], {*whole['default_hooks']}
+            raise UserError(f'{path} has no type.{did_you_mean(name, others - {name})}')
+        if path.startswith('optim_wrapper.paramwise_cfg') and constructor not in _CONSTRUCTORS:
+            continue
+        for pattern, known in _KNOWN.items():
+            if not fnmatchcase(path, pattern):
+                continue
+            known = known(value) if callable(known) else known
+            for key in sorted({*value} - known - {'_scope_'}) if known is not None else ():
+                names = did_you_mean(key, known) or f' It may have {", ".join(sorted(known))}.'
+                raise UserError(f'{path}.{key}: {path} has no such key.{names}')
+
+
+def _warn_of_name(name: str, value: Any, cfg: Mapping[str, object]) -> None:
+    """Warn of a variable that looks like a key that is read."""
+    near = None
+    if name in _OLD and not any(other == value for path, other in _walk(cfg) if path != name):
+        near = _OLD[name]
+    elif name not in _READ:
+        near = next(iter(difflib.get_close_matches(name, _READ, n=1, cutoff=_NEAR)), None)
+    if near and near != name:
+        print_log(f'config: nothing reads {name!r}, unless it is a variable of yours. Did you mean '
+                  f'{near!r}?', 'current', logging.WARNING)
+
+
+def _walk(part: Any, path: str = '') -> Iterator[Tuple[str, Any]]:
+    """All that is in a part of a config, with dotted paths."""
+    items = part.items() if isinstance(part, dict) else enumerate(part)
+    for key, value in items:
+        place = f'{path}.{key}' if path else str(key)
+        yield place, value
+        if isinstance(value, (dict, list, tuple)):
+            yield from _walk(value, place)

@@ -1,0 +1,23 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+"""Names that are meant by mistyped ones."""
+import difflib
+from typing import Iterable
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about a name that is not known.
+
+    Args:
+        name (str): The name.
+        known (Iterable[str]): Those that there are.
+
+    Returns:
+        str: ``" Did you mean 'num_stages'?"``, with a space before it; empty if
+        no known name is close.
+    """
+    known = sorted(set(known))
+    near = difflib.get_close_matches(name, known, n=1)
+    # Of a longer or shorter name that has the same beginning or end, too.
+    near += [other for other in known if min(len(name), len(other)) > 2 and (
+        other.startswith(name) or name.startswith(other) or other.endswith(name))]
+    return f' Did you mean {near[0]!r}?' if near else ''

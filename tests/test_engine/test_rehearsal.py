@@ -1,0 +1,60 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+"""A validation is rehearsed; mistakes that it finds are in test_autoprog_mistakes.py."""
+import pytest
+import torch
+from mmengine.runner import Runner
+
+from autoprog_mm.engine.rehearsal import rehearse_validation
+from tests.micro import micro_config
+from tests.test_engine.short_runs import run_until
+
+F1 = dict(type='SingleLabelMetric', items=('f1-score', ))
+
+
+@pytest.mark.parametrize('evaluator, best', [
+    (F1, 'best_single-label_f1-score_epoch_1.pth'),
+    (dict(F1, items=('recall', )), 'best_single-label_recall_epoch_1.pth'),
+    (dict(type='Accuracy', prefix='val'), 'best_val_top1_epoch_1.pth'),
+    ([dict(type='Accuracy', topk=(1, 2)), dict(type='ConfusionMatrix'), F1],
+     'best_accuracy_top1_epoch_1.pth'),
+])
+def test_metrics_that_work(jpeg_root, tmp_path, evaluator, best):
+    cfg = micro_config(jpeg_root, tmp_path)
+    cfg.val_evaluator = evaluator
+    run_until(1, cfg)
+    assert [path.name for path in tmp_path.glob('best_*.pth')] == [best]
+
+
+def test_it_leaves_no_trace(jpeg_root, tmp_path):
+    runner = Runner.from_cfg(micro_config(jpeg_root, tmp_path))
+    runner.model.train()
+    modes = [module.training for module in runner.model.modules()]
+    state, random = runner.model.state_dict(), torch.get_rng_state()
+    rehearse_validation(runner)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert [module.training for module in runner.model.modules()] == modes
+    assert all(torch.equal(value, runner.model.state_dict()[name]) for name, value in state.items())
+    assert runner.val_loop.evaluator.metrics[0].results == []
+
+
+def test_a_few_images_may_be_bad(jpeg_root, tmp_path):
+    """Validation itself says so."""
+    runner = Runner.from_cfg(micro_config(jpeg_root, tmp_path))
+    dataset = runner.val_dataloader.dataset
+    load, loaded = dataset.prepare_data, []
+
+    def prepare_data(index):
+        if index < 3:
+            raise OSError('no image')
+        loaded.append(index)
+        return load(index)
+
+    dataset.prepare_data = prepare_data
+    rehearse_validation(runner)
+    assert loaded == [3, 4]
+
+
+def test_without_validation(jpeg_root, tmp_path):
+    cfg = micro_config(jpeg_root, tmp_path)
+    cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
+    rehearse_validation(Runner.from_cfg(cfg))

@@ -1,0 +1,159 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+"""Keys and values of a config that have no effect, or would end a run later."""
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from autoprog_mm.launch.arguments import parse_value
+from autoprog_mm.launch.keys import as_whole, check_keys, check_options
+from autoprog_mm.utils.config_files import read_config
+from tests.micro import micro_config
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+
+
+@pytest.fixture(scope='module')
+def micro():
+    cfg = micro_config('data', 'work_dir')
+    cfg.merge_from_dict({'test_dataloader': cfg.val_dataloader, 'my_setting': 3, 'num_epochs': 8})
+    return cfg
+
+
+# Each was accepted without a word, or ended a run with a stack trace.
+MISTAKES = {
+    'env_cfg.cudnn_bench=True': "env_cfg.cudnn_bench: .* Did you mean 'cudnn_benchmark'",
+    'env_cfg.mp_cfg.mp_start=fork': "Did you mean 'mp_start_method'",
+    'env_cfg.dist_cfg.time_out=1': "Did you mean 'timeout'",
+    'optim_wrapper.clip_grad.max_nrm=1': "Did you mean 'max_norm'",
+    'optim_wrapper.paramwise_cfg.norm_decay=0': "Did you mean 'norm_decay_mult'",
+    'optim_wrapper.paramwise_cfg.custom_keys=dict(a=dict(lr=1))': 'It may have decay_mult, lr_mult',
+    'param_scheduler.0.ende=1': "Did you mean 'end'",
+    'param_scheduler.1.eta_mn=1': "Did you mean 'eta_min'",
+    'randomness.sed=1': "Did you mean 'seed'",
+    'train_cfg.max_epoch=1': "Did you mean 'max_epochs'",
+    'val_cfg.fp=True': "Did you mean 'fp16'",
+    'val_dataloader.batchsize=1': "Did you mean 'batch_size'",
+    'test_dataloader.num_worker=1': "Did you mean 'num_workers'",
+    'train_dataloader.collate_fn.a=1': 'train_dataloader.collate_fn has no such key',
+    'model.backbone.arch.num_layer=3': "Did you mean 'num_layers'",
+    'auto_scale_lr.base_batch=8': "Did you mean 'base_batch_size'",
+    'custom_imports.import=a': "Did you mean 'imports'",
+    'default_hooks.checkpont.interval=1': "checkpont has no type. Did you mean 'checkpoint'",
+    'randomness.zzz=1': 'It may have deterministic, diff_rank_seed, seed',
+    # Values.
+    "train_cfg.max_epochs='3'": "train_cfg.max_epochs must be an int of at least 1, but got '3'",
+    'train_cfg.max_epochs=2.5': 'must be an int',
+    'train_cfg.val_interval=0': 'must be an int of at least 1',
+    'train_dataloader.batch_size=0': 'must be an int of at least 1',
+    'val_dataloader.num_workers=-1': 'must be an int of at least 0',
+    'default_hooks.checkpoint.interval=abc': 'must be an int of at least -1',
+    'default_hooks.checkpoint.max_keep_ckpts=abc': 'must be an int',
+    'default_hooks.logger.interval=0': 'must be an int of at least 1',
+    'model.data_preprocessor.num_classes=abc': 'must be an int',
+    'optim_wrapper.accumulative_counts=0': 'must be an int of at least 1',
+    'optim_wrapper.optimizer.lr=1e-3x': 'must be a number',
+    'optim_wrapper.optimizer.lr=nan': 'must be a number',
+    'optim_wrapper.optimizer.weight_decay=-1': 'must be a number of at least 0',
+    'optim_wrapper.clip_grad.max_norm=0': 'must be a number above 0',
+    # Places.
+    'batchsize=64': "no key 'batchsize'.* Did you mean 'train_dataloader.batch_size'",
+    'max_epochs=3': "Did you mean 'train_cfg.max_epochs'",
+    'lr=1': "Did you mean 'optim_wrapper.optimizer.lr'",
+    'trian_cfg.max_epochs=3': "Did you mean 'train_cfg'",
+    'load_form=a.pth': "Did you mean 'load_from'",
+    'zzz=1': "has no key 'zzz', so that it would have no effect.$",
+    'data_root=x': "Did you mean 'train_dataloader.dataset.data_root'",
+    'custom_hooks.7.num_stages=2': 'custom_hooks is a list of 2',
+    'custom_hooks.first.num_stages=2': 'custom_hooks is a list of 2',
+    'custom_hooks.0.num_stages.a=2': "custom_hooks.0.num_stages is 4, so that it has no 'a'",
+    'model.data_preprocessor.mean.0=3': 'mean can only be set as a whole, such as',
+    'optim_wrapper.optimizer=SGD': 'is a dict, but got .SGD.. Set .*optim_wrapper.optimizer.type',
+}
+
+
+@pytest.mark.parametrize('option', MISTAKES)
+def test_mistakes(micro, option):
+    key, _, value = option.partition('=')
+    cfg, options = micro.copy(), {key: parse_value(value)}
+    with pytest.raises(ValueError, match=MISTAKES[option]):
+        check_options(cfg, options, for_folders=False)
+        cfg.merge_from_dict(as_whole(cfg, options))
+        check_keys(cfg)
+
+
+@pytest.mark.parametrize('options', [
+    {'val_cfg': None}, {'param_scheduler': None}, {'optim_wrapper.clip_grad': None},
+    {'custom_hooks.0.search': dict(type='OneShotSearch')}, {'compile': True}, {'sync_bn': 'torch'},
+    {'auto_scale_lr.base_batch_size': 8}, {'resume': True}, {'env_cfg.dist_cfg.backend': 'gloo'},
+    {'default_hooks.visualization.type': 'VisualizationHook'},
+    {'optim_wrapper.paramwise_cfg.custom_keys': {'.cls_token': dict(decay_mult=0.)}},
+    {'optim_wrapper.constructor': 'MyConstructor', 'optim_wrapper.paramwise_cfg.mine': 1},
+    {'train_dataloader.dataset.pipeline.1.scale': 32}, {'train_cfg.dynamic_intervals': [(1, 2)]},
+    {'param_scheduler': dict(type='MultiStepLR', milestones=[1], gamma=0.1)},
+    {'train_cfg._scope_': 'autoprog_mm', 'env_cfg._scope_': 'autoprog_mm'}])
+def test_what_is_no_mistake(micro, options, log):
+    cfg = micro.copy()
+    check_options(cfg, options, for_folders=False)
+    cfg.merge_from_dict(as_whole(cfg, options))
+    check_keys(cfg)
+    assert log == []
+
+
+def test_dict_in_place_of_another_thing(micro):
+    cfg = micro.copy()
+    options = {'custom_hooks.0.search': dict(type='OneShotSearch', epochs=1),
+               'param_scheduler': dict(type='PolyLR', end=8), 'train_cfg': dict(max_epochs=3)}
+    cfg.merge_from_dict(as_whole(cfg, options))
+    assert cfg.custom_hooks[0].search == dict(type='OneShotSearch', epochs=1)
+    assert cfg.param_scheduler == dict(type='PolyLR', end=8)
+    # A dict is merged into a dict.
+    assert cfg.train_cfg == dict(type='ResumableTrainLoop', max_epochs=3, val_interval=1)
+
+
+def test_variables_of_the_file(micro, log):
+    """They stay allowed there, but to set them on the command line changes nothing."""
+    cfg = Config({**micro.to_dict(), 'max_epochs': 8, 'train_pipeline':
+                  micro.train_dataloader.dataset.pipeline})
+    check_keys(cfg)
+    assert log == []
+    for key, place in (('max_epochs', 'train_cfg.max_epochs'),
+                       ('train_pipeline.0.type', 'train_dataloader.dataset.pipeline')):
+        with pytest.raises(ValueError, match=f'is a variable .*, which is read before. Set {place} '
+                                             'instead'):
+            check_options(cfg, {key: 3}, for_folders=False)
+    check_options(cfg, {'my_setting': 4}, for_folders=False)
+    assert len(log) == 1 and 'Only a part of your own that looks into the config sees' in log[0]
+
+
+def test_keys_of_a_folder_of_images(micro):
+    options = {'data_root': 'x', 'val_share': 0.2}
+    check_options(micro, options, for_folders=True)
+    with pytest.raises(ValueError, match='no key'):
+        check_options(micro, options, for_folders=False)
+
+
+@pytest.mark.parametrize('name, meant', [
+    ('optim_wraper', 'optim_wrapper'), ('param_schedulers', 'param_scheduler'),
+    ('lr_config', 'param_scheduler'), ('optimizer', 'optim_wrapper')])
+def test_names_that_look_like_a_key(micro, log, name, meant):
+    cfg = Config({**micro.to_dict(), name: dict(type='SGD', lr=1.)})
+    check_keys(cfg)
+    assert len(log) == 1 and f'nothing reads {name!r}' in log[0] and f'mean {meant!r}?' in log[0]
+
+
+def test_a_test_does_not_look_at_training(micro):
+    """Configs of older runs can be tested, whatever they have in vain."""
+    cfg = Config({**micro.to_dict(), 'optim_wrapper': dict(clip_grad=dict(max_nrm=1))})
+    check_keys(cfg, testing=True)
+    cfg.randomness.sed = 1
+    with pytest.raises(ValueError, match='randomness.sed'):
+        check_keys(cfg, testing=True)
+
+
+@pytest.mark.parametrize('path', sorted(
+    path.relative_to(CONFIGS).as_posix() for folder in ('autoprog', 'baseline', 'prog')
+    for path in (CONFIGS / folder).glob('*.py')))
+def test_own_configs_have_no_mistakes(path, log):
+    check_keys(read_config(str(CONFIGS / path)))
+    assert log == []
