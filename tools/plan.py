@@ -38,7 +38,7 @@ from autoprog_mm.report.style import picture_file  # noqa: E402
 from autoprog_mm.utils import UserError  # noqa: E402
 from autoprog_mm.utils.checks import check_int  # noqa: E402
 
-_LARGE_SHARE = 0.1  # of a run, for what its searches do besides training
+_LARGE_SHARE = 0.05  # of a run, for what its searches do besides training
 _DTYPES = dict(bfloat16=torch.bfloat16, float16=torch.float16)
 
 

@@ -22,8 +22,9 @@ from ..growth.schedule import Stage
 from ..growth.scoring import stage_choices
 from ..growth.subnet import Subnet
 from ..launch import build_runner
-from ..planning.forecast import Forecast, Range
+from ..planning.forecast import Range
 from ..planning.memory import step_bytes
+from ..planning.outlook import look_ahead
 from ..utils.errors import UserError
 from ..utils.modules import unwrap
 from .planned_data import replace_missing_data
@@ -184,11 +185,7 @@ def _describe(runner, hook: AutoProgHook, processes: int, dtype: Optional[torch.
         return costs[subnet].seconds if measure else costs[subnet].flops
 
     course = hook.course.plan
-    baseline = steps * course.epochs * step(full)
-    # In a budget, a run takes as long as that of the rows, whatever searches choose.
-    searching = search if course.speedup is None else None
-    whole = Forecast(stages, steps, step, searching).whole()
-    trained = Forecast(stages, steps, step, searching, own_work=False).whole()
+    outlook = look_ahead(course, steps, step, search)
     return Plan(
         model=type(backbone).__name__,
         full=full,
@@ -204,10 +201,10 @@ def _describe(runner, hook: AutoProgHook, processes: int, dtype: Optional[torch.
         batch_size=step_batch * processes * runner.optim_wrapper._accumulative_counts,
         step_batch=step_batch,
         samples=samples,
-        speed_up=Range(baseline / whole.high, baseline / whole.low),
-        manual_speed_up=baseline / Forecast(stages, steps, step).whole().low,
-        search_share=max(1 - t / w for t, w in zip(trained, whole)),
-        seconds=whole if measure else None,
+        speed_up=outlook.speed_up,
+        manual_speed_up=outlook.manual_speed_up,
+        search_share=outlook.search_share,
+        seconds=outlook.whole if measure else None,
         notes=notes)
 
 

@@ -1,8 +1,11 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """The course of a run that trains: what its subnets cost, and who follows it."""
+import logging
+from dataclasses import asdict
 from typing import Dict, List, Optional, Sequence
 
 from mmengine.dist import broadcast_object_list
+from mmengine.logging import print_log
 
 from ..datasets.seeded import batch_size_of
 from ..growth.budget import check_budget
@@ -12,12 +15,15 @@ from ..growth.schedule import Stage
 from ..growth.scoring import stage_choices
 from ..growth.search import OneShotSearch
 from ..growth.subnet import Subnet
+from ..planning.outlook import look_ahead
 from ..utils.errors import UserError
 from .loops import ResumableTrainLoop
 from .pace import Pace
 from .run_parts import RunParts
 
 _ROUNDS = 5  # of steps that are timed
+# A run that saves less, or spends more on searches besides training, warns.
+_LEAST_SPEED_UP, _LARGE_SHARE = 1.1, 0.05
 
 
 class RunCourse:
@@ -70,8 +76,10 @@ class RunCourse:
                 budget, or a state of another recipe.
         """
         loop, steps = runner.train_loop, len(runner.train_dataloader)
+        self._steps_per_epoch = steps
         if self.speedup is None:
             self.plan = Course(stages, runner.max_epochs, steps)
+            self._announce(parts, search)
             return
         if not isinstance(loop, ResumableTrainLoop):
             raise UserError(
@@ -91,6 +99,7 @@ class RunCourse:
         self.plan = Course(
             stages, runner.max_epochs, steps, self.speedup, self.stage_shares, costs, search)
         loop.course = self.plan
+        self._announce(parts, search)
 
     def begin_stage(self, index: int, candidates: Sequence[Subnet]) -> None:
         """See :meth:`Course.begin_stage`."""
@@ -100,11 +109,20 @@ class RunCourse:
         """See :meth:`Course.decide`."""
         self.plan.decide(index, choice)
 
-    def move(self, runner, steps: int) -> None:
+    def move(self, steps: int) -> None:
         """Set the learning rate and momentum that are due after so many steps of the run."""
         if self._pace is not None:
-            epoch = steps / len(runner.train_dataloader)
-            self._pace.set(self.plan.timeline.recipe_epoch(epoch))
+            self._pace.set(self.plan.timeline.recipe_epoch(steps / self._steps_per_epoch))
+
+    def describe(self, steps: int) -> Optional[dict]:
+        """The record's ``budget`` after so many steps of the run; None without ``speedup``."""
+        if self.speedup is None:
+            return None
+        done = self.plan.timeline.recipe_epoch(steps / self._steps_per_epoch)
+        return dict(
+            speedup=self.speedup, of=self.budget, epochs=self.plan.max_epochs,
+            recipe_epochs=done, spent=done / self.plan.epochs,
+            costs=[dict(asdict(subnet), cost=cost) for subnet, cost in self.plan.costs.items()])
 
     def state_dict(self) -> dict:
         """What a checkpoint keeps, in plain types."""
@@ -113,6 +131,32 @@ class RunCourse:
     def load_state_dict(self, state: dict) -> None:
         """Go on from a checkpoint's :meth:`state_dict`."""
         self.plan.load_state_dict(state)
+
+    def _announce(self, parts: RunParts, search: Optional[OneShotSearch]) -> None:
+        """Say what the run will do, and warn of what saves little."""
+        plan = self.plan
+        if len(plan.stages) > 1 or self.speedup is not None:
+            rows = ', '.join(f'{stage.subnet} for {stage.end_epoch - stage.begin_epoch}'
+                             for stage in plan.stages)
+            promise = '' if self.speedup is None else \
+                f', at 1/{self.speedup:g} of the {plan.epochs} epochs of the recipe, by ' \
+                f'{self.budget}'
+            print_log(f'A run of {plan.max_epochs} epochs{promise}: {rows} epochs'
+                      f'{" before searches" * (search is not None)}.', logger='current')
+        if len(plan.stages) == 1:
+            return
+        outlook = look_ahead(plan, self._steps_per_epoch, parts.backbone.flops, search)
+        if outlook.speed_up.high < _LEAST_SPEED_UP:
+            print_log(
+                f'By multiply-adds this run is {outlook.speed_up.high:.2f} times as fast as the '
+                'full network at most. Lower initial_scale of AutoProgHook, or set its speedup.',
+                logger='current', level=logging.WARNING)
+        if outlook.search_share > _LARGE_SHARE:
+            print_log(
+                f"The searches' own work, scoring and timing, is up to "
+                f'{outlook.search_share:.1%} of the run. Lower search.eval_batches or '
+                'search.evals of AutoProgHook.',
+                logger='current', level=logging.WARNING)
 
     def _measure(self, runner, parts: RunParts, subnets: Sequence[Subnet]) -> Dict[Subnet, float]:
         """Cost of a step of each, with that of the full network as 1; the same on all ranks."""

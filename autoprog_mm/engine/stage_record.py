@@ -17,6 +17,7 @@ from ..record.ledger import RECORD_FILE, Ledger
 from ..record.run_info import describe_run
 from .grower import GrowthResult
 from .loops import validates
+from .run_course import RunCourse
 from .run_parts import RunParts
 
 
@@ -26,16 +27,17 @@ class StageRecord:
     Args:
         runner (Runner): One that is about to train.
         parts (RunParts): Its parts.
-        stages (Sequence[Stage]): Its schedule.
         search (OneShotSearch | None): Its search.
+        course (RunCourse): Its course.
         max_growth_jump (float): Rise of the loss at a growth beyond which a
             warning is logged.
     """
 
-    def __init__(self, runner, parts: RunParts, stages: Sequence[Stage],
-                 search: Optional[OneShotSearch], max_growth_jump: float) -> None:
+    def __init__(self, runner, parts: RunParts, search: Optional[OneShotSearch],
+                 course: RunCourse, max_growth_jump: float) -> None:
         self._runner = runner
-        self._stages = stages
+        self._course = course
+        self._stages = stages = course.plan.stages
         self._max_growth_jump = max_growth_jump
         self._path = osp.join(runner.work_dir, RECORD_FILE)
         self._val_begin = 0.
@@ -134,7 +136,7 @@ class StageRecord:
             choice (Subnet): The choice.
             search (dict): The search's part of the record.
         """
-        self.ledger.record_decision(choice, search)
+        self.ledger.record_decision(choice, search, self._stages[stage].end_epoch)
         self.switch('search')
         seconds = self.ledger.stages[-1]['seconds']['search']
         lines = [
@@ -177,4 +179,5 @@ class StageRecord:
     def write(self) -> None:
         """Write ``autoprog.json``, on the main process."""
         if is_main_process():
+            self.ledger.budget = self._course.describe(self._runner.iter)
             self.ledger.write(self._path)

@@ -12,7 +12,7 @@ from ..growth.subnet import Subnet
 from ..utils import write_atomically
 
 RECORD_FILE = 'autoprog.json'
-SCHEMA = 1
+SCHEMA = 2
 ACCOUNTS = ('data', 'train', 'search', 'growth', 'val')
 
 
@@ -38,6 +38,7 @@ class Ledger:
         self.stages: List[dict] = []
         self.finished = False
         self.stopped_after: Optional[int] = None
+        self.budget: Optional[dict] = None  # see the user guide, "The record"
         self._account: Optional[str] = None
         self._since = 0.
 
@@ -148,14 +149,15 @@ class Ledger:
         self.stages[-1]['growth'] = {
             'from': asdict(before), 'loss_before': loss_before, 'loss_after': loss_after}
 
-    def record_decision(self, subnet: Subnet, search: dict) -> None:
+    def record_decision(self, subnet: Subnet, search: dict, end_epoch: int) -> None:
         """Enter what a search has chosen for the current stage.
 
         Args:
             subnet (Subnet): The choice.
             search (dict): The search's part of the record.
+            end_epoch (int): To which epoch the choice runs.
         """
-        self.stages[-1].update(subnet=asdict(subnet), search=search)
+        self.stages[-1].update(subnet=asdict(subnet), search=search, end_epoch=end_epoch)
 
     # ------------------------------------------------------------------ views
 
@@ -166,6 +168,7 @@ class Ledger:
             model=self.model,
             full=asdict(self.full),
             run=self.run,
+            budget=self.budget,
             stages=self.stages,
             train_seconds=self.train_seconds,
             finished=self.finished,

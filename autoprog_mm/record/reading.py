@@ -84,10 +84,10 @@ def read_record(work_dir: str) -> dict:
         raise UserError(f'{path!r} is not JSON ({error}): it is no record of a run.') from None
     if not isinstance(record, dict) or 'schema' not in record:
         raise UserError(f'{path!r} has no schema number: it is no record of a run.')
-    if record['schema'] != SCHEMA:
+    if record['schema'] not in range(1, SCHEMA + 1):  # what is new has a default
         raise UserError(
-            f'{path!r} is of schema {record["schema"]!r}, but this version reads schema {SCHEMA}: '
-            'use the version that the run was made with.')
+            f'{path!r} is of schema {record["schema"]!r}, but this version reads schema 1 to '
+            f'{SCHEMA}: use the version that the run was made with.')
     return record
 
 
@@ -103,6 +103,7 @@ def _fields(record: dict) -> dict:
         full=Subnet(**record['full']),
         finished=record['finished'],
         stopped_after=record.get('stopped_after'),
+        budget=record.get('budget'),
         train_seconds=float(record['train_seconds']),
         stages=_stages(record['stages']),
         settings=settings)

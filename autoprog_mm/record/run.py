@@ -123,6 +123,8 @@ class Run:
         stopped_after (int | None): Epochs after which a hook has ended it,
             before its last; None if none has.
         train_seconds (float): All but validation.
+        budget (dict | None): ``budget`` of the record, of a run with a
+            ``speedup``.
         stages (list[Stage]): Those that have begun.
         settings (dict | None): ``run`` of the record; None in records of
             older versions.
@@ -141,6 +143,7 @@ class Run:
     finished: bool
     stopped_after: Optional[int]
     train_seconds: float
+    budget: Optional[Dict[str, Any]]
     stages: List[Stage]
     settings: Optional[Dict[str, Any]]
     validations: List[Validation]
@@ -156,6 +159,8 @@ class Run:
     @property
     def epochs(self) -> Optional[int]:
         """int | None: Epochs that it will train, if known."""
+        if self.budget is not None:
+            return self.budget['epochs']
         if self.settings is not None:
             return self.settings['epochs']
         return self.stages[-1].end_epoch if self.finished and self.stages else None

@@ -20,19 +20,20 @@ def describe_run(runner) -> dict:
 
     Returns:
         dict: ``config`` (name of the file, None without one), ``seed``,
-        ``epochs``, ``batch_size`` (images of an update, over processes and
+        ``epochs`` (of the recipe), ``batch_size`` (images of an update, over processes and
         accumulation), ``steps_per_epoch``, ``processes``, ``device``,
         ``samples``, ``dataset`` (its config without pipelines) and
         ``versions``.
     """
     loader = runner.train_dataloader
+    course = getattr(runner.train_loop, 'course', None)
     filename = runner.cfg.filename
     dataset = runner.cfg.get('train_dataloader', {}).get('dataset')
     cuda = torch.cuda.is_available()
     return dict(
         config=osp.splitext(osp.basename(filename))[0] if filename else None,
         seed=runner.seed,
-        epochs=runner.max_epochs,
+        epochs=runner.max_epochs if course is None else course.epochs,
         batch_size=batch_size_of(loader) * get_world_size() *
         runner.optim_wrapper._accumulative_counts,
         steps_per_epoch=len(loader),

@@ -81,6 +81,13 @@ def _about(run: Run) -> List[str]:
 
 
 def _state(run: Run) -> str:
+    if run.budget is not None:
+        return f'{_end(run)}; planned to cost 1/{run.budget["speedup"]:g} of its recipe, by ' \
+            f'{run.budget["of"]}'
+    return _end(run)
+
+
+def _end(run: Run) -> str:
     if run.finished:
         return 'Finished' + (f', {run.epochs} epochs' if run.epochs else '')
     if run.stopped_after is not None:

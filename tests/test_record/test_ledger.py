@@ -141,7 +141,7 @@ def test_file(clock, tmp_path):
             dict(depth=6, resolution=128, time=0.25, flops=250,
                  losses=[float('nan'), float('inf')], loss=float('nan'), score=-float('inf'),
                  chosen=False),
-        ]))
+        ]), 10)
     with ledger.on('val'):
         clock(1)
     path = tmp_path / 'autoprog.json'
@@ -151,10 +151,11 @@ def test_file(clock, tmp_path):
         raise AssertionError(f'{name} is no JSON')
 
     assert json.loads(path.read_text(), parse_constant=no_constants) == {
-        'schema': 1,
+        'schema': 2,
         'model': 'ElasticDeiT',
         'full': {'depth': 12, 'resolution': 224},
         'run': None,
+        'budget': None,
         'stages': [{
             'index': 0,
             'begin_epoch': 0,

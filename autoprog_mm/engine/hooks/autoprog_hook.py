@@ -133,12 +133,12 @@ class AutoProgHook(Hook):
         check_ranks_agree('seed, schedule and steps of an epoch', [
             runner.seed, self.rows, self.inputs.num_steps])
         self.grower = Grower(parts, self.inputs, self.randomness)
-        self.record = StageRecord(runner, parts, self.stages, self.search, self.max_growth_jump)
+        self.record = StageRecord(runner, parts, self.search, self.course, self.max_growth_jump)
         if state is not None:
             resume.restore(self, runner, state)
         else:
             check_loaded(parts, self.stages, self.search)
-        self.course.move(runner, runner.iter)
+        self.course.move(runner.iter)
         self.record.ledger.open()
 
     def before_train_epoch(self, runner) -> None:
@@ -220,7 +220,7 @@ class AutoProgHook(Hook):
             with self.record.on('search'):
                 self.search.after_step(self.parts.model, self.parts.optim_wrapper, batch_idx + 1)
         self.record.step_done(self.parts.backbone.running_subnet)
-        self.course.move(runner, runner.iter + 1)
+        self.course.move(runner.iter + 1)
 
     def time_left(self, runner, steps: int) -> Optional[Range]:
         """Seconds to the run's end, after ``steps`` steps of the epoch; see ``Eta``."""

@@ -114,7 +114,7 @@ def spoiled(every_epoch, path, spoil):
 
 @pytest.mark.parametrize('spoil, match', [
     (lambda state: state.pop('autoprog'), 'without AutoProgHook.*load_from'),
-    (lambda state: state['autoprog'].update(schema=1), 'of schema 1; this version reads schema 3'),
+    (lambda state: state['autoprog'].update(schema=1), 'of schema 1; this version reads schema 4'),
 ])
 def test_a_state_of_others_is_refused(every_epoch, jpeg_root, tmp_path, spoil, match):
     refused(micro_config(jpeg_root, tmp_path), spoiled(every_epoch, tmp_path / 'x.pth', spoil),

@@ -3,8 +3,10 @@
 import pytest
 from mmengine.hooks import Hook
 
+from autoprog_mm import Subnet
+from autoprog_mm.engine import run_course
 from autoprog_mm.utils import UserError
-from tests.micro import STEPS, micro_config, read_record, run
+from tests.micro import STEPS, load, micro_config, read_record, run
 from tests.test_engine.resuming import (
     EVERY_STEP,
     SEARCHES,
@@ -13,8 +15,6 @@ from tests.test_engine.resuming import (
     run_until,
 )
 
-# Multiply-adds of a step at 2x16, 3x24 and 4x32 are in the ratio of costs below;
-# of 8 epochs of the recipe at a speed-up of 2, each stage gets one.
 SPEEDUP = dict(custom_hooks__0__speedup=2., custom_hooks__0__budget='flops')
 SEARCH = SEARCHES[1]
 
@@ -93,27 +93,23 @@ def test_resume_is_exact_at_any_step(budgeted, jpeg_root, tmp_path):
 
 
 def test_a_searched_run_costs_what_was_promised(jpeg_root, tmp_path):
-    """And goes on after its decision as if it had never stopped."""
-    note = Note()
-    cfg = micro_config(jpeg_root, tmp_path / 'whole', SEARCH, **SPEEDUP,
-                       train_cfg__max_epochs=40)
-    runner = run(cfg, note)
-    backbone, hook = runner.model.backbone, runner.hooks[0]
-    hook = next(h for h in runner.hooks if hasattr(h, 'course'))
-    spent = sum(backbone.flops(subnet) for subnet in note.subnets) / STEPS
-    full = backbone.flops(backbone.full_subnet)
-    work = sum(
-        (1 + len(search['candidates'][0]['losses'])) * 0 for search in ())
-    assert work == 0
-    # Supernet steps are drawn, so that they cost their mean but by luck.
-    assert spent / full == pytest.approx(hook.course.plan.budget, rel=0.1)
-    record = read_record(tmp_path / 'whole')
-    decided = [stage for stage in record['stages'] if stage['search']]
-    assert decided
-    epoch = decided[0]['begin_epoch'] + 1
-    resumed_until(micro_config(jpeg_root, tmp_path / 'resumed', SEARCH, **SPEEDUP,
-                               train_cfg__max_epochs=40),
-                  tmp_path / 'whole' / f'epoch_{epoch}.pth', (epoch + 1) * STEPS)
+    options = dict(SPEEDUP, train_cfg__max_epochs=40)
+    runner = run(micro_config(jpeg_root, tmp_path, SEARCH, **options))
+    plan = next(hook.course.plan for hook in runner.hooks if hasattr(hook, 'course'))
+    spent, searches, stages = 0., 0, read_record(tmp_path)['stages']
+    for stage in stages:
+        epochs = stage['end_epoch'] - stage['begin_epoch']
+        if stage['search'] is not None:
+            searches += 1
+            epochs -= 1
+            spent += plan.search_cost([
+                Subnet(c['depth'], c['resolution']) for c in stage['search']['candidates']])
+        spent += epochs * plan.costs[Subnet(**stage['subnet'])]
+    assert searches and runner.epoch == stages[-1]['end_epoch']
+    last_free = plan.costs[Subnet(**stages[-2]['subnet'])]
+    assert abs(spent - 20) <= last_free / 2
+    # The recipe has come to its end with the run.
+    assert plan.timeline.recipe_epoch(runner.epoch) == pytest.approx(40)
 
 
 @pytest.mark.parametrize('options, message', [
@@ -129,13 +125,27 @@ def test_what_cannot_be_promised_is_refused_before_training(jpeg_root, tmp_path,
         run(micro_config(jpeg_root, tmp_path, **{**SPEEDUP, **options}))
 
 
-def test_measured_budgets_are_kept_on_resume(jpeg_root, tmp_path):
-    """Costs are measured once: those of the checkpoint hold."""
-    options = dict(SPEEDUP, custom_hooks__0__budget='time')
-    runs = []
-    cfg = micro_config(jpeg_root, tmp_path / 'whole', **options)
-    run_until(cfg, 2 * STEPS)
-    for name, begin in (('a', 'whole'), ):
-        checkpoint = sorted((tmp_path / begin).glob('epoch_*.pth'))[0]
-        runs.append(checkpoint)
-        resumed_until(micro_config(jpeg_root, tmp_path / name, **options), checkpoint, 3 * STEPS)
+def test_measured_costs_are_kept_on_resume(jpeg_root, tmp_path, monkeypatch):
+    options = dict(SPEEDUP, custom_hooks__0__budget='time', train_cfg__val_interval=1)
+    # On a machine on which all steps take as long, so that no stage is cheap.
+    monkeypatch.setattr(run_course, 'probe_steps', lambda model, wrapper, subnets, *_: {
+        subnet: 1. for subnet in subnets})
+    run_until(micro_config(jpeg_root, tmp_path / 'whole', **options), STEPS)
+    monkeypatch.setattr(run_course, 'probe_steps', None)
+    resumed_until(micro_config(jpeg_root, tmp_path / 'resumed', **options),
+                  tmp_path / 'whole' / 'epoch_1.pth', 2 * STEPS)
+    costs = load(tmp_path / 'resumed' / 'epoch_2.pth')['autoprog']['course']['costs']
+    assert {cost for *_, cost in costs} == {1.}
+
+
+def test_another_recipe_is_refused_on_resume(budgeted, jpeg_root, tmp_path):
+    """For the values come from it at each step, and not from the checkpoint."""
+    folder, *_ = budgeted
+    checkpoint = sorted(folder.glob('epoch_*.pth'))[0]
+    for options, name in ((dict(optim_wrapper__optimizer__lr=1e-2), 'groups.0.lr'),
+                          (dict(param_scheduler__1__eta_min=1e-4), 'param_scheduler.1.eta_min')):
+        with pytest.raises(UserError, match=f'another optimizer or param_scheduler: .*{name}'):
+            resumed_until(micro_config(jpeg_root, tmp_path, **SPEEDUP, **options), checkpoint, 60)
+    with pytest.raises(UserError, match='another schedule'):
+        resumed_until(micro_config(
+            jpeg_root, tmp_path, **{**SPEEDUP, 'custom_hooks__0__speedup': 3.}), checkpoint, 60)
