@@ -9,6 +9,7 @@ import pytest
 from autoprog_mm import Subnet
 from autoprog_mm.apis.plan import Plan, SubnetPlan
 from autoprog_mm.growth import build_schedule
+from autoprog_mm.growth.course import Course
 from autoprog_mm.planning.forecast import Range
 from tests.forked import run_script
 from tests.micro import micro_config
@@ -22,11 +23,11 @@ SMALL, FULL = Subnet(6, 112), Subnet(12, 224)
 def made_up(**options):
     """A plan of two stages; seconds of a step if it is to be a measured one."""
     seconds = options.pop('step_seconds', (None, None))
+    stages = build_schedule(2, 100, FULL, dict(depth=0.5, resolution=0.5), resolution_divisor=16)
     return Plan(**dict(
         dict(
-            model='ElasticDeiT', full=FULL,
-            stages=build_schedule(2, 100, FULL, dict(depth=0.5, resolution=0.5),
-                                  resolution_divisor=16),
+            model='ElasticDeiT', full=FULL, stages=stages, course=Course(stages, 100, 1252),
+            budget='time', rates=[[1e-6, 5.05e-4], [5.05e-4, 1e-5]],
             candidates=[[SMALL], [FULL]], search_epochs=0,
             subnets={FULL: SubnetPlan(22050664, 4.6e9, 3 * 2**30, seconds[1]),
                      SMALL: SubnetPlan(11404264, 0.575e9, 1.5 * 2**30, seconds[0])},
@@ -44,6 +45,10 @@ def test_lines_of_a_manual_schedule():
         'Stage 1, epochs 1 to 50: 6x112.',
         'Stage 2, epochs 51 to 100: 12x224.',
         '',
+        'stage  depth x px  epochs       images  compute  learning rate',
+        '    1       6x112      50     64058350    11.1%  1e-06 to 0.000505',
+        '    2      12x224      50     64058350    88.9%  0.000505 to 1e-05',
+        '',
         'depth x px     awake   GFLOPs  of full     memory',
         '     6x112   11.40 M    0.575    12.5%    1.50 GB',
         '    12x224   22.05 M      4.6   100.0%    3.00 GB',
@@ -55,11 +60,15 @@ def test_lines_of_a_manual_schedule():
 def test_lines_of_a_measured_search():
     """Shares are those of the seconds, and the searches' own work is too large a part."""
     plan = made_up(
-        step_seconds=(0.1, 0.4), candidates=[[SMALL, FULL], [FULL]], search_epochs=2,
+        step_seconds=(0.1, 0.4), rates=None, candidates=[[SMALL, FULL], [FULL]], search_epochs=2,
         speed_up=Range(0.9, 1.4), search_share=0.125, seconds=Range(3600.4, 7325.))
     assert tool.write(plan)[3:] == [
         'Stage 1, epochs 1 to 50: a search of 2 epochs, that may come to 6x112, 12x224.',
         'Stage 2, epochs 51 to 100: 12x224.',
+        '',
+        'stage  depth x px  epochs       images  compute  learning rate',
+        '    1       6x112      50     64058350    20.0%  as validations go',
+        '    2      12x224      50     64058350    80.0%  as validations go',
         '',
         'depth x px     awake   GFLOPs  of full     memory       step',
         '     6x112   11.40 M    0.575    25.0%    1.50 GB    0.1000s',
