@@ -146,6 +146,8 @@ def _optimizer(checkpoint: dict, runner) -> List[Difference]:
     for there, here in groups:
         # What a scheduler sets has its setting under another name.
         left_out = {key for group in (there, here) for key in group if f'initial_{key}' in group}
+        if 'momentum' in left_out:  # which Adam has in there
+            left_out.add('betas')
         pair = (plain_config(group, {*_FREE, *left_out}) for group in (there, here))
         for one in _differences('optimizer', *pair):
             one = one._replace(name=one.name.replace('initial_', ''))
@@ -157,10 +159,12 @@ def _scheduling(checkpoint: dict, runner) -> List[Difference]:
     """Settings of the schedulers, whose kinds are the same."""
     there = checkpoint.get('param_schedulers') or []
     states = there if isinstance(there, list) else [s for part in there.values() for s in part]
-    return [
-        one for i, (state, scheduler) in enumerate(zip(states, _schedulers(runner)))
-        for one in _differences(f'param_scheduler.{i}', plain_config(state, _PROGRESS),
-                                plain_config(scheduler.state_dict(), _PROGRESS))]
+    found: List[Difference] = []
+    for i, (state, scheduler) in enumerate(zip(states, _schedulers(runner))):
+        here = {key: value for key, value in scheduler.state_dict().items() if not callable(value)}
+        found += _differences(f'param_scheduler.{i}', plain_config(state, _PROGRESS),
+                              plain_config(here, _PROGRESS))
+    return found
 
 
 def _schedulers(runner) -> list:

@@ -102,6 +102,22 @@ def test_what_is_free_is_not_talked_about(trained, jpeg_root, tmp_path):
     assert not any(' there, ' in line for line in log_of(tmp_path))
 
 
+@pytest.mark.parametrize('scheduler', [
+    dict(type='CosineAnnealingMomentum', T_max=8, eta_min=0.85, convert_to_iter_based=True),
+    dict(type='OneCycleLR', eta_max=0.01, total_steps=48, by_epoch=False),
+], ids=lambda scheduler: scheduler['type'])
+def test_schedulers_go_on_where_they_were(jpeg_root, tmp_path, scheduler):
+    """Also those of which a part is a function, or which change betas."""
+    cfg = micro_config(jpeg_root, tmp_path / 'whole')
+    cfg.param_scheduler = [scheduler]
+    run_until(cfg, 2 * STEPS)
+    cfg.work_dir = str(tmp_path / 'resumed')
+    resumed_until(cfg, tmp_path / 'whole' / 'epoch_1.pth', 2 * STEPS)
+    assert_same_state(*(tmp_path / name / 'epoch_2.pth' for name in ('whole', 'resumed')))
+    lines = log_of(tmp_path / 'whole') + log_of(tmp_path / 'resumed')
+    assert not any(' there, ' in line or 'Left out' in line for line in lines)
+
+
 def test_data_that_have_moved(trained, jpeg_root, tmp_path):
     (tmp_path / 'moved').symlink_to(jpeg_root)
     cfg = micro_config(tmp_path / 'moved', tmp_path / 'run')
