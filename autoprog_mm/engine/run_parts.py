@@ -18,6 +18,7 @@ from ..utils.errors import UserError
 from ..utils.modules import unwrap
 from .optimizers import MoGrowMixin
 from .rehearsal import rehearse_validation
+from .run_settings import check_ranks_share
 from .wrappers import ElasticDistributedDataParallel
 
 
@@ -81,6 +82,7 @@ class RunParts:
                 f'{type(model.data_preprocessor).__name__}. Set it, or search=None.')
         _align_accumulation(runner)
         _check_hooks(runner)
+        check_ranks_share(runner)
         rehearse_validation(runner)
         wrapper = runner.model if is_model_wrapper(runner.model) else None
         return cls(model, wrapper, backbone, runner.optim_wrapper, pipelines)

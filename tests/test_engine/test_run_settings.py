@@ -1,9 +1,11 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """Resuming with other settings: refused, said, or free."""
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from autoprog_mm.engine import MoGrowOptimWrapper, run_settings
@@ -165,6 +167,31 @@ def test_the_batch_of_an_update_counts(monkeypatch, counts, size, processes, ima
     settings = run_settings.run_settings(runner)
     assert settings['images_of_an_update'] == images
     assert settings['train_dataloader'] == {}
+
+
+@pytest.mark.parametrize('key, value, said', [
+    ('model__backbone__drop_path_rate', 0.3,
+     r'model\.backbone\.drop_path_rate \(0\.1 there, 0\.3 here\)'),
+    ('optim_wrapper__optimizer__lr', 6e-3, r'optimizer\.lr \(0\.003 there, 0\.006 here\)\. '),
+    ('param_scheduler__1__eta_min', 1e-4,
+     r'param_scheduler\.1\.eta_min \(1e-05 there, 0\.0001 here\)'),
+    ('train_dataloader__dataset__data_root', None, None),
+    ('train_dataloader__num_workers', 1, None)])
+def test_ranks_with_other_settings(jpeg_root, tmp_path, monkeypatch, key, value, said):
+    """Given to one process only; the second rank's are those of another runner here."""
+    gathered = []
+    monkeypatch.setattr(run_settings, 'all_gather_object',
+                        lambda mine: gathered.append(mine) or list(gathered))
+    (tmp_path / 'mount').symlink_to(jpeg_root)
+    for number, options in enumerate(({}, {key: value or str(tmp_path / 'mount')})):
+        runner = Runner.from_cfg(micro_config(jpeg_root, tmp_path / str(number), **options))
+        runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+        runner._train_loop = runner.build_train_loop(runner._train_loop)
+        runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
+        with nullcontext() if said is None or number == 0 else pytest.raises(
+                UserError, match=rf'Rank 1 \(here\) has other settings.*: {said}'):
+            run_settings.check_ranks_share(runner)
+    assert len(gathered) == 2
 
 
 def log_of(folder):
