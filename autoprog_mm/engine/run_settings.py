@@ -133,11 +133,17 @@ def _differences(name: str, there: Any, here: Any) -> Iterator[Difference]:
     elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
         pairs = dict(enumerate(zip(there, here)))
     else:
-        if there != here:
+        if there != here and not _same_type(name, there, here):
             yield Difference(name, there, here)
         return
     for key, pair in pairs.items():
         yield from _differences(f'{name}.{key}' if name else str(key), *pair)
+
+
+def _same_type(name: str, there: Any, here: Any) -> bool:
+    """Whether both name one class, with or without its scope or module."""
+    return name.rpartition('.')[2] == 'type' and \
+        str(there).rpartition('.')[2] == str(here).rpartition('.')[2]
 
 
 def _classes(checkpoint: dict, runner) -> List[Difference]:

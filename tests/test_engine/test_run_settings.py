@@ -96,6 +96,7 @@ def test_what_the_checkpoint_decides_is_said(trained, jpeg_root, tmp_path):
 
 def test_what_is_free_is_not_talked_about(trained, jpeg_root, tmp_path):
     cfg = change(micro_config(jpeg_root, tmp_path), dict(
+        model__backbone__type='mmpretrain.ElasticDeiT',
         train_dataloader__num_workers=1, train_dataloader__persistent_workers=False,
         default_hooks__logger__interval=1, train_cfg__val_interval=2,
         model__head__topk=(1, 2), optim_wrapper__optimizer__foreach=False))
