@@ -16,6 +16,7 @@ import mmengine  # noqa: E402
 from mmengine.config import Config, ConfigDict  # noqa: E402
 from mmengine.evaluator import DumpResults  # noqa: E402
 
+from autoprog_mm.engine.rehearsal import rehearse_test  # noqa: E402
 from autoprog_mm.launch import (  # noqa: E402
     Parser,
     build_runner,
@@ -88,6 +89,7 @@ def main() -> None:
     cfg = prepare_config(cfg, args)
     check_datasets(cfg, ('test_dataloader', ))
     runner = build_runner(cfg)
+    rehearse_test(runner)
     if args.out and args.out_item in ('pred', None):
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
     metrics = runner.test()

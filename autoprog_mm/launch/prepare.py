@@ -145,14 +145,23 @@ def _num_processes(launcher: str) -> int:
 
 
 def _warn_of_schedule(cfg: Config) -> None:
-    """Warn of a learning rate that falls for other epochs than there are."""
+    """Warn of a learning rate that falls, or warms up, for other epochs than there are."""
     max_epochs = (cfg.get('train_cfg') or {}).get('max_epochs')
-    schedulers = cfg.get('param_scheduler')
-    for i, scheduler in enumerate(schedulers if isinstance(schedulers, list) else []):
+    schedulers = cfg.get('param_scheduler') or []
+    found = {f'param_scheduler.{i}': scheduler for i, scheduler in enumerate(schedulers)} if \
+        isinstance(schedulers, list) else {'param_scheduler': schedulers}
+    for key, scheduler in found.items():
         end = scheduler.get('end')
-        if max_epochs is not None and end not in (None, max_epochs) and \
-                scheduler.get('by_epoch', True) and scheduler.get('type') in _FALLING:
+        if max_epochs is None or not scheduler.get('by_epoch', True):
+            continue
+        if scheduler.get('type') == 'LinearLR' and (end is None or end > max_epochs):
+            print_log(
+                f'train_cfg.max_epochs is {max_epochs}, but the learning rate warms up '
+                f'{"for ever" if end is None else f"until epoch {end}"}: it does not come to its '
+                f'full value. Set {key}.end, if that is not meant.',
+                'current', logging.WARNING)
+        if end not in (None, max_epochs) and scheduler.get('type') in _FALLING:
             print_log(
                 f'train_cfg.max_epochs is {max_epochs}, but the learning rate falls until epoch '
-                f'{end}. Set param_scheduler.{i}.end={max_epochs}, too, if that is not meant.',
+                f'{end}. Set {key}.end={max_epochs}, too, if that is not meant.',
                 'current', logging.WARNING)

@@ -165,6 +165,17 @@ class TestSchedule:
         if warned:
             assert f'falls until epoch {end}. Set param_scheduler.1.end=3' in log[0]
 
+    @pytest.mark.parametrize('end, text', [
+        (5, 'until epoch 5'), (None, 'for ever'), (3, None), (1, None)])
+    def test_warm_up_that_does_not_end_warns(self, log, end, text):
+        scheduler = dict(type='LinearLR', start_factor=0.1)
+        prepare(make_config(param_scheduler=scheduler if end is None else dict(
+            scheduler, end=end)))
+        assert len(log) == (text is not None)
+        if text:
+            assert (f'train_cfg.max_epochs is 3, but the learning rate warms up {text}: it does '
+                    'not come to its full value. Set param_scheduler.end') in log[0]
+
     def test_steps_are_not_epochs(self, log):
         prepare(make_config(param_scheduler=[dict(type='PolyLR', end=1000, by_epoch=False)]))
         prepare(make_config(param_scheduler=dict(type='PolyLR', end=3)))
