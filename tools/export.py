@@ -10,7 +10,7 @@ sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..'))
 import autoprog_mm  # noqa: E402, F401  isort: skip  (before anything that imports torchvision)
 
 from autoprog_mm.export.checkpoint import FORMATS, export_checkpoint  # noqa: E402
-from autoprog_mm.launch import exit_on_user_error  # noqa: E402
+from autoprog_mm.launch import exit_on_user_error, parse  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:
@@ -23,7 +23,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--config', help='config file of the run, for checkpoints that do not say what their model '
         'is built of: of other libraries, or of older versions')
-    return parser.parse_args()
+    return parse(parser)
 
 
 def main() -> None:

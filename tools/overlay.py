@@ -20,7 +20,7 @@ import autoprog_mm  # noqa: E402  isort: skip  (before anything that imports tor
 from mmengine.config import Config  # noqa: E402
 
 from autoprog_mm.apis.config_text import config_text  # noqa: E402
-from autoprog_mm.launch import exit_on_user_error  # noqa: E402
+from autoprog_mm.launch import exit_on_user_error, parse  # noqa: E402
 from autoprog_mm.utils import UserError, write_atomically  # noqa: E402
 
 
@@ -51,7 +51,7 @@ def parse_args() -> argparse.Namespace:
     search.add_argument(
         '--no-search', action='store_true', help='grow by the manual schedule instead')
     parser.add_argument('--force', action='store_true', help='overwrite OUT.py')
-    return parser.parse_args()
+    return parse(parser)
 
 
 def main() -> None:

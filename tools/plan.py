@@ -23,6 +23,7 @@ from autoprog_mm.growth import Subnet  # noqa: E402
 from autoprog_mm.launch import (  # noqa: E402
     OptionsAction,
     exit_on_user_error,
+    parse,
     prepare_config,
     read_config,
 )
@@ -49,7 +50,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', help='draw the schedule into this file (.png, .svg or .pdf)')
     parser.add_argument(
         '--cfg-options', nargs='+', action=OptionsAction, help='as those of tools/train.py')
-    return parser.parse_args()
+    return parse(parser)
 
 
 def read_plan(args: argparse.Namespace) -> Plan:

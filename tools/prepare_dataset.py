@@ -37,7 +37,7 @@ from autoprog_mm.datasets.prepare import (  # noqa: E402
     is_current,
     prepare_all,
 )
-from autoprog_mm.launch import exit_on_user_error  # noqa: E402
+from autoprog_mm.launch import exit_on_user_error, parse  # noqa: E402
 from autoprog_mm.utils import UserError, write_atomically  # noqa: E402
 from autoprog_mm.utils.checks import check_int, check_number  # noqa: E402
 
@@ -55,7 +55,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--processes', type=int, default=len(os.sched_getaffinity(0))
         if hasattr(os, 'sched_getaffinity') else os.cpu_count())
-    return parser.parse_args()
+    return parse(parser)
 
 
 def main() -> int:

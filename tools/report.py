@@ -13,7 +13,7 @@ sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..'))
 
 import autoprog_mm  # noqa: E402, F401  isort: skip  (before anything that imports torchvision)
 
-from autoprog_mm.launch import exit_on_user_error  # noqa: E402
+from autoprog_mm.launch import exit_on_user_error, parse  # noqa: E402
 from autoprog_mm.report import build_page, check_comparable, read_run  # noqa: E402
 from autoprog_mm.utils import UserError, write_atomically  # noqa: E402
 
@@ -28,7 +28,7 @@ def parse_args() -> argparse.Namespace:
         help='work directory of a run to compare with, of the same data, epochs, batch and seed')
     parser.add_argument(
         '--out', metavar='FILE', help='the file to write; by default WORK_DIR/report.html')
-    return parser.parse_args()
+    return parse(parser)
 
 
 def main() -> None:

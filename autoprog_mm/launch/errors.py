@@ -2,6 +2,7 @@
 """A user's mistake ends a tool with a sentence, an error in the program with a stack trace."""
 import difflib
 import inspect
+import io
 import os
 import os.path as osp
 import sys
@@ -21,8 +22,11 @@ def exit_on_user_error() -> Iterator[None]:
     """Context in which a user's mistake ends the process with status 2.
 
     Its sentence is printed to stderr, without a stack trace. Other errors pass,
-    and with the environment variable ``AUTOPROG_TRACEBACK=1`` all do.
+    and with the environment variable ``AUTOPROG_TRACEBACK=1`` all do. What
+    standard output can't show, of file names say, is escaped.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='backslashreplace')
     try:
         yield
     except Exception as error:

@@ -136,6 +136,12 @@ def _check_root(root: object) -> str:
         raise UserError(
             f'data_root must be the path of one folder, but --cfg-options read it as {root!r}. '
             'Write a name of digits as ./2024, and a path with a comma as data_root=\'"a,b"\'.')
+    try:
+        root.encode()
+    except UnicodeEncodeError:  # which the config that is saved could not have
+        raise UserError(
+            f'data_root: the name of the folder {root!r} is not UTF-8. Rename it, or make a link '
+            'with another name.') from None
     return root
 
 

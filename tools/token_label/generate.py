@@ -37,7 +37,7 @@ from autoprog_mm.datasets.image_files import (  # noqa: E402
     find_image_files,
     subfolders,
 )
-from autoprog_mm.launch import exit_on_user_error  # noqa: E402
+from autoprog_mm.launch import exit_on_user_error, parse  # noqa: E402
 from autoprog_mm.token_label.label_maps import (  # noqa: E402
     Image,
     Result,
@@ -83,7 +83,7 @@ def parse_args() -> argparse.Namespace:
         default=1,
         help='processes that share the images, on as many GPUs as there are')
     parser.add_argument('--amp', action='store_true', help='use mixed precision on CUDA')
-    return parser.parse_args()
+    return parse(parser)
 
 
 def main() -> int:
