@@ -53,6 +53,15 @@ class TestFillIn:
         assert fill_custom_config(cfg, {}) and 'None' not in str(
             [cfg.model, cfg.train_dataloader, cfg.param_scheduler, cfg.optim_wrapper])
 
+    def test_images_to_train_and_to_validate_with_are_the_same(self, folder, tmp_path, capsys):
+        (tmp_path / 'splits').mkdir()
+        for split in ('train', 'val'):
+            (tmp_path / 'splits' / split).symlink_to(folder)
+        prepare(CONFIG, tmp_path, data_root=str(tmp_path / 'splits'))
+        assert '  take care     by links, images to train with are also' in capsys.readouterr().out
+        prepare(CONFIG, tmp_path, data_root=folder)
+        assert 'take care' not in capsys.readouterr().out
+
     @pytest.mark.parametrize('max_epochs, scheduled', [
         (1, [(None, 1), (0, 1)]), (8, [(None, 1), (1, 8)]), (30, [(None, 3), (3, 30)]),
         (300, [(None, 5), (5, 300)])])
