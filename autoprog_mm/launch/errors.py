@@ -1,6 +1,7 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """A user's mistake ends a tool with a sentence, an error in the program with a stack trace."""
 import inspect
+import io
 import os
 import os.path as osp
 import re
@@ -24,10 +25,13 @@ def exit_on_user_error() -> Iterator[None]:
 
     Its sentence is printed to stderr, without a stack trace. Other errors pass,
     and with the environment variable ``AUTOPROG_TRACEBACK=1`` all do. Ctrl-C
-    ends it with status 130.
+    ends it with status 130. What standard output can't show, of file names say,
+    is escaped.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # of a tool's import of libraries
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='backslashreplace')
     try:
         yield
     except KeyboardInterrupt:

@@ -32,6 +32,7 @@ from .own_images import (
     classes_of,
     describe_count,
     describe_ignored,
+    shares_folders,
     short_side,
 )
 
@@ -103,6 +104,9 @@ def fill_custom_config(cfg: Config,
     for name, what in zip(DATALOADERS, ('to train', 'to validate', 'to test')):
         if name in samples:
             rows[what] = describe_count(images[name], samples[name], name != DATALOADERS[0])
+    if shares_folders(first, images.get(DATALOADERS[1], ())):
+        rows['take care'] = ('by links, images to train with are also validated with, so the '
+                             'accuracy says little')
     rows['size'] = _fill_sizes(cfg, first)
     _fill_model(cfg)
     if checkpoint is None:
@@ -145,6 +149,12 @@ def _check_root(root: object) -> str:
         raise UserError(
             f'data_root must be the path of one folder, but --cfg-options read it as {root!r}. '
             'Write a name of digits as ./2024, and a path with a comma as data_root=\'"a,b"\'.')
+    try:
+        root.encode()
+    except UnicodeEncodeError:  # which the config that is saved could not have
+        raise UserError(
+            f'data_root: the name of the folder {root!r} is not UTF-8. Rename it, or make a link '
+            'with another name.') from None
     return root
 
 

@@ -11,7 +11,14 @@ from mmpretrain.registry import HOOKS
 from ...datasets.unread import see_black_if_unread
 from ...utils.checks import check_int
 from ...utils.ranks import StepExchange
-from ..guard import SIGNALS, BadImages, NonFiniteLosses, StopSignals, shield_workers
+from ..guard import (
+    SIGNALS,
+    BadImages,
+    NonFiniteLosses,
+    StopSignals,
+    check_classes,
+    shield_workers,
+)
 from ..loops import ResumableTrainLoop
 from ..optimizers import MoGrowMixin
 from .safe_checkpoint_hook import SafeCheckpointHook
@@ -220,7 +227,11 @@ class RunGuardHook(Hook):
             bad_images=self._images.state_dict(), bad_steps=self._losses.in_a_row)
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """On resume, go on from what was found."""
+        """On resume, go on from what was found; to test, look whether classes are the same."""
+        if not isinstance(runner._train_loop, BaseLoop):
+            for loop in (runner._val_loop, runner._test_loop):
+                if isinstance(loop, BaseLoop):
+                    check_classes(checkpoint, loop.dataloader.dataset, runner.logger)
         state = checkpoint.get('run_guard')
         if runner._resume and state is not None:
             self._images.load_state_dict(state['bad_images'])
