@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.config.lazy import LazyAttr, LazyObject
 
 from ..registry import GROWTH_OPERATORS
-from .errors import UserError
+from .errors import UserError, first_cause
 
 _SCOPE = 'mmpretrain'
 # What is there without custom_imports.
@@ -42,10 +42,29 @@ def read_config(path: str, argument: str = 'config') -> Config:
         return with_names(Config.fromfile(path))
     except UserError:
         raise
-    except Exception as error:  # configs are programs, which can raise anything
-        what = ' '.join(str(error).split())
+    except ImportError as error:  # of custom_imports; mmengine lists sys.path, and not the cause
         raise UserError(
-            f'{argument}: {path!r} cannot be read: {type(error).__name__}: {what}') from error
+            f'{argument}: {path!r} cannot be read: {one_line(first_cause(error))}. Install what is '
+            'missing, or name the folder of a module of your own in PYTHONPATH.') from error
+    except Exception as error:  # configs are programs, which can raise anything
+        raise UserError(f'{argument}: {path!r} cannot be read: {one_line(error)}.'
+                        f'{_hint(path)}') from error
+
+
+def one_line(error: BaseException) -> str:
+    """Kind and message of an error, in one line without a full stop.
+
+    Args:
+        error (BaseException): The error.
+    """
+    return f'{type(error).__name__}: {" ".join(str(error).split())}'.rstrip('.')
+
+
+def _hint(path: str) -> str:
+    """What may be the matter with a config that cannot be parsed."""
+    with open(path, encoding='utf-8', errors='replace') as file:
+        return " Write variables of the environment as {{'$NAME:default'}}, with quotes inside." \
+            if '{{$' in file.read() else ''
 
 
 def with_names(cfg: Config) -> Config:

@@ -82,10 +82,8 @@ MISTAKES = {
         build(HOOKS, type='HookWithAnError'),
         rf"PartWithAnError cannot be built: KeyError: 'b'\.{POINTER}"),
     'parts that do not fit': (
-        lambda: build_runner(Config(dict(
-            model=dict(type='mmpretrain.ImageClassifier', backbone=dict(type='mmpretrain.LeNet5')),
-            work_dir='.', train_dataloader=dict()))),
-        'config: train_dataloader, train_cfg, and optim_wrapper should be either all None .*'),
+        lambda: build_runner(Config(dict(model=dict(), train_dataloader=dict()))),
+        'config: train_dataloader is set, but not train_cfg and optim_wrapper. Set all .*'),
 }
 ERRORS = {
     'key of a config': lambda: Config(dict(a=1))['b'],
@@ -213,7 +211,8 @@ def config(jpeg_root, tmp_path_factory):
     ('custom_hooks.9.priority=1',
      '--cfg-options custom_hooks.9.priority: custom_hooks is a list of 2'),
     ('load_from=gone.pth', "load_from: there is no file 'gone.pth'."),
-    ('optim_wrapper=None', 'config: train_dataloader, train_cfg, and optim'),
+    ('optim_wrapper=None',
+     'config: train_dataloader and train_cfg is set, but not optim_wrapper.'),
     ('data_root', "--cfg-options takes key=value, but got 'data_root'."),
 ])
 def test_train_tells_in_a_sentence(config, option, message, capsys):

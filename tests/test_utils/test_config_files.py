@@ -141,14 +141,21 @@ BROKEN = {
     'import': ('from mmengine.hooks import Hok\na = dict(type=Hok)',
                'a.type: Failed to import Hok from mmengine.hooks'),
     'module': ('import no_such_module\na = dict(type=no_such_module.A)', 'no_such_module'),
-    'custom import': ("custom_imports = dict(imports=['no_such_module'])", 'no_such_module'),
+    'custom import': (
+        "custom_imports = dict(imports=['no_such_module'])",
+        "ModuleNotFoundError: No module named 'no_such_module'. Install what is missing, or name"),
+    'import of an import': (
+        "custom_imports = dict(imports=['half'])", "No module named 'no_such_module'. Install"),
+    'environment': ('a = {{$NOT_SET_HERE:1}}', r"Write variables .* as {{'\$NAME:default'}}"),
     'variable': ("a = '{{$NOT_SET_HERE:}}'\nb = '{{_base_.c}}'", 'cannot be read'),
 }
 
 
 @pytest.mark.parametrize('name', BROKEN)
-def test_config_that_cannot_be_read(tmp_path, name):
+def test_config_that_cannot_be_read(tmp_path, name, monkeypatch):
     text, reason = BROKEN[name]
+    (tmp_path / 'half.py').write_text('import no_such_module')
+    monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / 'other.py').write_text('c = 1')
     path = tmp_path / 'mine.py'
     path.write_text(text)
