@@ -15,11 +15,13 @@ from .dataloaders import leaf_datasets
 _TRIED_BYTES = 4096
 
 
-def check_work_dir(path: str) -> None:
+def check_work_dir(path: str, argument: str = '--work-dir') -> None:
     """Raise an error unless files can be written into a folder, which may be made.
 
     Args:
         path (str): The work directory.
+        argument (str): How the user has given it, for the message.
+            Defaults to '--work-dir'.
 
     Raises:
         UserError: Names the folder and the reason.
@@ -30,7 +32,7 @@ def check_work_dir(path: str) -> None:
             file.write(bytes(_TRIED_BYTES))
     except OSError as error:
         raise UserError(
-            f'--work-dir: nothing can be written into {path!r} ({error.strerror}). Choose another '
+            f'{argument}: nothing can be written into {path!r} ({error.strerror}). Choose another '
             'folder, or make room there.') from None
 
 

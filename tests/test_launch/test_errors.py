@@ -222,9 +222,23 @@ def test_train_tells_in_a_sentence(config, option, message, capsys):
     assert message in told
 
 
-def test_test_tells_in_a_sentence(config, capsys):
-    assert run_tool(TOOLS / 'test.py', config, 'gone.pth') == 2
-    assert capsys.readouterr().err == "test.py: error: checkpoint: there is no file 'gone.pth'.\n"
+@pytest.mark.parametrize('args, message', [
+    (['gone.pth'], "checkpoint: there is no file 'gone.pth'.\n"),
+    ([__file__, '--out', 'x.json'], '--out: a file of pred must end with .pkl or .pickle, but is'),
+    ([__file__, '--out', 'x.abc', '--out-item', 'metrics'], '--out: a file of metrics must end'),
+    ([__file__, '--out', f'{__file__}/x.pkl'], '--out: nothing can be written into '),
+    ([__file__, '--work-dir', f'{__file__}/x'], '--work-dir: nothing can be written into '),
+    ([__file__, '--show-dir', f'{__file__}/x'], '--show-dir: nothing can be written into '),
+])
+def test_test_tells_in_a_sentence(config, args, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = Config.fromfile(config)
+    cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
+    cfg.test_cfg = dict()
+    cfg.dump(tmp_path / 'mine.py')
+    assert run_tool(TOOLS / 'test.py', 'mine.py', *args) == 2
+    told = capsys.readouterr().err.splitlines(keepends=True)[-1]
+    assert told.startswith('test.py: error: ') and message in told
 
 
 @pytest.mark.parametrize('part', ['CrossEntropyLoss', 3])
