@@ -37,7 +37,7 @@ def check_options(cfg: Config, options: Mapping[str, object], for_folders: bool)
                     for path in sorted(places, key=lambda path: path.startswith('train_'))}
             meant = name if name in last else next(
                 iter(difflib.get_close_matches(name, [*read, *last], n=1)), None)
-            hint = f' Did you mean {last.get(meant, meant)!r}?' if meant else ''
+            hint = f' Did you mean {meant if meant in read else last[meant]!r}?' if meant else ''
             raise UserError(
                 f'--cfg-options {key}: a config has no key {name!r}, so that it would have no '
                 f'effect.{hint}')

@@ -143,6 +143,8 @@ def test_keys_of_a_folder_of_images(micro):
     check_options(micro, options, for_folders=True)
     with pytest.raises(ValueError, match='no key'):
         check_options(micro, options, for_folders=False)
+    with pytest.raises(ValueError, match="Did you mean 'data_root'"):
+        check_options(micro, {'data_rot': 'x'}, for_folders=True)
 
 
 @pytest.mark.parametrize('name, meant', [
