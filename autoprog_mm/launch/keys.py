@@ -45,6 +45,8 @@ _CONSTRUCTORS = ('', 'DefaultOptimWrapperConstructor', 'LearningRateDecayOptimWr
 _TOGETHER = (('train_dataloader', 'train_cfg', 'optim_wrapper'),
              ('val_dataloader', 'val_cfg', 'val_evaluator'),
              ('test_dataloader', 'test_cfg', 'test_evaluator'))
+_DEFAULT_HOOKS = ('checkpoint', 'logger', 'param_scheduler', 'runtime_info', 'sampler_seed',
+                  'timer')
 _NEAR = 0.9  # of two names, where one is most likely the other, mistyped
 _ONLY_TRAINING = ('auto_scale_lr', 'default_hooks', 'optim_wrapper', 'param_scheduler', 'train_',
                   'val_')
@@ -129,6 +131,9 @@ _VALUES: Dict[str, Callable] = {
     'optim_wrapper.accumulative_counts': check_int,
     'optim_wrapper.clip_grad.max_norm': partial(check_number, above=True),
     'optim_wrapper.optimizer.lr': check_number,
+    'optim_wrapper.paramwise_cfg.*_mult': check_number,
+    'param_scheduler.*.begin': partial(check_int, least=0),
+    'param_scheduler.*.eta_min': check_number,
     'optim_wrapper.optimizer.weight_decay': check_number,
     'log_level': _check_level,
     'randomness.seed': partial(check_int, least=0, most=2**32 - 1),
@@ -159,14 +164,17 @@ def check_keys(cfg: Config, testing: bool = False) -> None:
     for path, value in walk(whole):
         if testing and path.startswith(_ONLY_TRAINING):
             continue
+        hook = path.partition('default_hooks.')[2]
+        if hook and '.' not in hook and value is not None and (
+                not isinstance(value, dict) or 'type' not in value):
+            others = {*whole['default_hooks'], *_DEFAULT_HOOKS} - {hook}
+            raise UserError(f'{path} must be a dict with a type, but is {value!r}.'
+                            f'{did_you_mean(hook, others)}')
         if not isinstance(value, dict):
             for pattern, check in _VALUES.items():
                 if value is not None and fnmatchcase(path, pattern):
                     check(path, value)
             continue
-        if path.startswith('default_hooks.') and path.count('.') == 1 and 'type' not in value:
-            name, others = path.partition('.')[2], {*whole['default_hooks']}
-            raise UserError(f'{path} has no type.{did_you_mean(name, others - {name})}')
         if path.startswith('optim_wrapper.paramwise_cfg') and constructor not in _CONSTRUCTORS:
             continue
         for pattern, known in _KNOWN.items():

@@ -73,6 +73,9 @@ def _check_place(cfg: dict, key: str, value: object) -> None:
             return  # what gets it says if it has no use for it
         else:
             part = part[name]
+    if isinstance(value, str) and isinstance(part, (bool, int, float)):
+        kind = 'True or False' if isinstance(part, bool) else 'a number'
+        raise UserError(f'--cfg-options {key}: it is {kind} ({part!r}), but got {value!r}.')
     if isinstance(part, dict) and part and not isinstance(value, dict) and value is not None:
         raise UserError(f'--cfg-options {key}: it is a dict, but got {value!r}. Set what is in it: '
                         f'{", ".join(f"{key}.{name}" for name in part)}.')

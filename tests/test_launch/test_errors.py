@@ -11,7 +11,7 @@ import autoprog_mm  # noqa: F401  (before mmpretrain, which imports torchvision)
 # isort: split
 import pytest
 from mmengine.config import Config
-from mmpretrain.registry import HOOKS, MODELS, TRANSFORMS
+from mmpretrain.registry import HOOKS, MODELS, PARAM_SCHEDULERS, TRANSFORMS
 from torch._utils import ExceptionWrapper
 
 from autoprog_mm.datasets import ProgressiveRandomResizedCrop
@@ -77,6 +77,14 @@ MISTAKES = {
     "value of mmpretrain's": (
         build(MODELS, type='ElasticDeiT', arch='deit-tinny'),
         f'ElasticDeiT cannot be built: AssertionError: .*deit-tinny.*{POINTER}'),
+    'scheduler': (
+        build(PARAM_SCHEDULERS, type='LinearLR', optimizer=None, end=0),
+        f'LinearLR cannot be built: TypeError: .*{POINTER}'),
+    'scheduler by steps': (
+        lambda: PARAM_SCHEDULERS.build(
+            dict(type='LinearLR', convert_to_iter_based=True, ende=1),
+            default_args=dict(optimizer=None, epoch_length=1)),
+        r"LinearLR has no option 'ende'\. Did you mean 'end'\?"),
     # The innermost part is named, whatever it raises.
     'part of a part': (
         build(HOOKS, type='HookWithAnError'),
