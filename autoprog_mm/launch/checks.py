@@ -25,11 +25,13 @@ class MissingDataError(UserError):
     """Data are not on this machine, without which a run can be planned."""
 
 
-def check_work_dir(path: str) -> None:
+def check_work_dir(path: str, argument: str = '--work-dir') -> None:
     """Raise an error unless files can be written into a folder, which may be made.
 
     Args:
         path (str): The work directory.
+        argument (str): How the user has given it, for the message.
+            Defaults to '--work-dir'.
 
     Raises:
         UserError: Names the folder and the reason.
@@ -40,7 +42,7 @@ def check_work_dir(path: str) -> None:
             file.write(bytes(_TRIED_BYTES))
     except OSError as error:
         raise UserError(
-            f'--work-dir: nothing can be written into {path!r} ({error.strerror}). Choose another '
+            f'{argument}: nothing can be written into {path!r} ({error.strerror}). Choose another '
             'folder, or make room there.') from None
 
 

@@ -10,7 +10,7 @@ import sys
 from contextlib import contextmanager
 from typing import Iterator, Optional, Set
 
-from mmengine.registry import Registry, build_from_cfg
+from mmengine.registry import Registry, build_from_cfg, build_scheduler_from_cfg
 
 from ..utils.errors import UserError
 from ..utils.names import did_you_mean
@@ -65,6 +65,10 @@ def user_message(error: Exception) -> Optional[str]:
     while trace is not None:  # to the innermost part, in parts of parts
         if trace.tb_frame.f_code is build_from_cfg.__code__:
             variables = trace.tb_frame.f_locals
+        elif trace.tb_frame.f_code is build_scheduler_from_cfg.__code__:
+            variables = {'obj_cls': trace.tb_frame.f_locals.get('scheduler_cls'),
+                         'obj_type': trace.tb_frame.f_locals.get('scheduler_type'),
+                         **trace.tb_frame.f_locals}
         trace = trace.tb_next
     return None if variables is None else _of_a_part(error, **variables)
 

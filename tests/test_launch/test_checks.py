@@ -212,6 +212,8 @@ class TestCheckWorkDir:
             message = r"^--work-dir: nothing can be written into '.*file"
             with pytest.raises(ValueError, match=message):
                 check_work_dir(str(path))
+        with pytest.raises(ValueError, match="^target: nothing can be written into '.*file'"):
+            check_work_dir(str(tmp_path / 'file'), 'target')
 
     @pytest.mark.parametrize('how', ['ro', 'full'])
     def test_no_writing_there(self, tmp_path, how):
