@@ -92,12 +92,13 @@ def check_loaded(parts: RunParts, stages: Sequence[Stage],
     if not operator.overwrites:
         used = later
     if used - loaded:
+        way_out = 'begin with fewer layers (initial_scale.depth, search=None)' \
+            if operator.overwrites else 'take an operator that fills the layers that wake, ' \
+            f'not {type(operator).__name__}'
         raise UserError(
             f'The loaded weights are of an unfinished run: {len(used - loaded)} of the {len(used)} '
-            'layers that this run takes from it were asleep, and are not trained. Load a checkpoint '
-            'of its last stage, go on with it by --resume, or ' +
-            ('begin with fewer layers (initial_scale.depth, search=None).' if operator.overwrites
-             else f'take an operator that fills the layers that wake, not {type(operator).__name__}.'))
+            'layers that this run takes from it were asleep, and are not trained. Load a '
+            f'checkpoint of its last stage, go on with it by --resume, or {way_out}.')
     lost = (later - _slots(backbone.slots_at(stages[0].subnet.depth))) & loaded
     if operator.overwrites and lost:
         print_log(

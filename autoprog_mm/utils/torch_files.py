@@ -3,6 +3,7 @@
 import os
 import os.path as osp
 import re
+import zipfile
 from pickle import UnpicklingError
 from typing import Any, Optional
 from urllib.parse import urlparse
@@ -33,8 +34,8 @@ def load_file(path: str, map_location: Any = 'cpu', mmap: bool = False,
     Args:
         path (str): The file.
         map_location (Any): As of ``torch.load``. Defaults to the CPU.
-        mmap (bool): Whether to leave tensors on the disk until they are used.
-            Defaults to False.
+        mmap (bool): Whether to leave tensors on the disk until they are used,
+            where the file's format allows it. Defaults to False.
         leave_out_objects (bool): Of a dict with objects of classes, such as
             mmengine's log buffers, whether to leave out the entries that hold
             some. Nothing of them is looked up or called. Defaults to False,
@@ -46,6 +47,7 @@ def load_file(path: str, map_location: Any = 'cpu', mmap: bool = False,
     path = osp.expanduser(path)
     if not osp.isfile(path):
         raise UserError(f'there is no file {path!r}.')
+    mmap = mmap and zipfile.is_zipfile(path)  # as torch has written them since 1.6
     allowed = torch.serialization.get_safe_globals()  # some of torch's own parts add to it
     torch.serialization.clear_safe_globals()
     refusal = ''
