@@ -57,9 +57,11 @@ def check_all_there(runner, weights: dict) -> None:
     backbone = getattr(model, 'backbone', None)
     if not isinstance(backbone, ElasticBackbone):
         return
-    weights = {name.removeprefix('module.'): value for name, value in weights.items()}
+    weights = dict(weights)
     backbone._checkpoint_filter(weights, '', {}, True)
     own = model.state_dict()
+    parts = tuple({f'{name.split(".")[0]}.' for name in own})  # others' are of no use here
+    weights = {name: value for name, value in weights.items() if name.startswith(parts)}
     for name in ('backbone.pos_embed', SAVED_IN_MODEL):  # the first one may be resized
         for each in (own, weights):
             each.pop(name, None)

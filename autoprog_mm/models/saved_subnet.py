@@ -64,8 +64,13 @@ class SavedSubnet:
         own = {prefix + name: shape for name, shape in self._shapes().items()}
         if not prefix:
             rename_from_timm(state_dict, list(own), self.timm_names, prefix)
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys,
-                                      unexpected_keys, error_msgs)
+        try:
+            super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys,
+                                          unexpected_keys, error_msgs)
+        except AssertionError as error:  # mmpretrain's, in resizing positions
+            raise UserError(
+                f'The positions of the weights cannot be resized for {type(self).__name__}: '
+                f'{error} They are perhaps of a model with other tokens besides patches.') from None
         # From here on, positions have our size.
         theirs = {name: tuple(getattr(value, 'shape', ())) for name, value in state_dict.items()
                   if name.startswith(prefix)}

@@ -1,5 +1,6 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """Reading files of torch; nothing in them runs."""
+import logging
 import os
 import os.path as osp
 import re
@@ -9,9 +10,13 @@ from typing import Any, Optional
 from urllib.parse import urlparse
 
 import torch
+from mmengine.logging import print_log
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from .errors import UserError
+
+_WRAPPED = 'module.'  # names in DataParallel
+_AVERAGES = ('model_ema', 'state_dict_ema')  # of DeiT and timm; mmengine's are in state_dict
 
 
 class _LeftOut:
@@ -81,7 +86,7 @@ def load_weights(path: str, map_location: Any = 'cpu', mmap: bool = False) -> di
 
     Args:
         path (str): The file. The weights may be under ``'state_dict'``
-            (mmengine, timm) or ``'model'`` (DeiT), or be all of it; all names may begin
+            (mmengine, timm) or ``'model'`` (DeiT), or be all of it; names may begin
             with ``'module.'``.
         map_location (Any): As of ``torch.load``. Defaults to the CPU.
         mmap (bool): Whether to leave tensors on the disk until they are used.
@@ -103,8 +108,13 @@ def load_weights(path: str, map_location: Any = 'cpu', mmap: bool = False) -> di
         raise UserError(f"{path!r} has no weights: it must be a dict of tensors, or have one under "
                         "'state_dict' or 'model'.")
     checkpoint = {} if key is None else {k: v for k, v in loaded.items() if k != key}
-    if all(str(name).startswith('module.') for name in weights):  # of DataParallel
-        weights = {name[len('module.'):]: value for name, value in weights.items()}
+    averaged = [name for name in _AVERAGES if name in checkpoint]
+    if averaged:
+        print_log(f'{path!r} has {" and ".join(averaged)}, too; the weights under {key!r} are '
+                  'taken. For others, save them in a file of their own.', 'current',
+                  logging.WARNING)
+    if any(name.startswith(_WRAPPED) for name in weights):  # mmengine does it in some places
+        weights = {name.removeprefix(_WRAPPED): value for name, value in weights.items()}
     return dict(checkpoint, state_dict=weights)
 
 

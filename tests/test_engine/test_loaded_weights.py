@@ -216,6 +216,14 @@ def test_a_test_needs_the_head(pretrained, jpeg_root, tmp_path, change, match):
         runner_to_test(jpeg_root, tmp_path, tmp_path / 'in.pth').test()
 
 
+def test_what_is_of_no_part_of_the_model_does_not_hinder_a_test(pretrained, jpeg_root, tmp_path):
+    """mmcv 1.x saved averages in the same dict, and torch's AveragedModel counts."""
+    weights = {f'module.{name}': value for name, value in pretrained[1].items()}
+    torch.save({**weights, 'n_averaged': torch.ones(1), 'ema_backbone_cls_token': torch.ones(1)},
+               tmp_path / 'in.pth')
+    runner_to_test(jpeg_root, tmp_path, tmp_path / 'in.pth').test()
+
+
 def test_stock_checkpoints_and_timms_names_are_tested(pretrained, jpeg_root, tmp_path):
     theirs = timm.models.vision_transformer.VisionTransformer(
         img_size=32, patch_size=8, embed_dim=16, depth=4, num_heads=2, mlp_ratio=2, num_classes=4)

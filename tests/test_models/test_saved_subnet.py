@@ -82,6 +82,9 @@ def test_parts_of_a_state_dict_change_nothing_else():
     (lambda w: {**w, 'ln1.weight': torch.ones(8)}, r'ln1.weight is of shape \(8,\) instead of'),
     # A distilled DeiT has a token more, which mmengine would leave out with all positions.
     (lambda w: {**w, 'pos_embed': torch.ones(1, 18, 16)}, r'pos_embed is of shape \(1, 18, 16\)'),
+    # Without class token, which mmpretrain has an assertion for; of another grid and distilled.
+    (lambda w: {**w, 'pos_embed': torch.ones(1, 16, 16)}, 'positions .* cannot be resized'),
+    (lambda w: {**w, 'pos_embed': torch.ones(1, 27, 16)}, 'positions .* cannot be resized'),
 ])
 def test_weights_of_another_model(change, match):
     weights = backbone().state_dict()
