@@ -77,8 +77,8 @@ def main() -> None:
     args = parse_args()
     if args.out is None and args.out_item is not None:
         raise UserError('--out-item needs --out, the file to write to.')
-    check_checkpoint('checkpoint', args.checkpoint)
     cfg = read_config(args.config)
+    check_checkpoint('checkpoint', args.checkpoint)
     merge_test_args(cfg, args)
     cfg = prepare_config(cfg, args)
     check_datasets(cfg, ('test_dataloader', ))

@@ -51,7 +51,7 @@ def main() -> None:
         check_checkpoint('--resume', args.resume, resumes=True)
     cfg = prepare_config(cfg, args)
     check_checkpoint('load_from', cfg.get('load_from'), resumes=bool(cfg.get('resume')))
-    check_init_cfg('model', cfg.model)
+    check_init_cfg('model', cfg.get('model'))
     check_work_dir(cfg.work_dir)
     check_datasets(cfg, ('train_dataloader', 'val_dataloader'))
     build_runner(cfg, args.resume).train()

@@ -95,9 +95,12 @@ class SavedSubnet:
         return {name: tuple(value.shape) for name, value in self.state_dict().items()
                 if name != SAVED_SUBNET}
 
-    def _wake_as_saved(self, saved: Optional[List[int]]) -> None:
+    def _wake_as_saved(self, saved: Optional[List[float]]) -> None:
         if saved is not None:
-            depth, resolution, min_depth = saved
+            if len(saved) != 3 or any(value != int(value) for value in saved):  # of an average
+                raise UserError(f'{SAVED_SUBNET} of the weights must be depth, resolution and '
+                                f'min_depth, but is {saved}.')
+            depth, resolution, min_depth = map(int, saved)  # half precision has made floats
             self._min_depth, self._min_depth_is_set = min_depth, False
             self.set_subnet(Subnet(depth, resolution))
             print_log(

@@ -15,7 +15,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from .errors import UserError
 
-_WRAPPED = 'module.'  # names in DataParallel
+_WRAPPED = re.compile(r'^((module|_orig_mod)\.)+')  # names in DataParallel, and compiled
 _AVERAGES = ('model_ema', 'state_dict_ema')  # of DeiT and timm; mmengine's are in state_dict
 
 
@@ -87,7 +87,7 @@ def load_weights(path: str, map_location: Any = 'cpu', mmap: bool = False) -> di
     Args:
         path (str): The file. The weights may be under ``'state_dict'``
             (mmengine, timm) or ``'model'`` (DeiT), or be all of it; names may begin
-            with ``'module.'``.
+            with ``'module.'`` or ``'_orig_mod.'``.
         map_location (Any): As of ``torch.load``. Defaults to the CPU.
         mmap (bool): Whether to leave tensors on the disk until they are used.
             Defaults to False.
@@ -113,8 +113,8 @@ def load_weights(path: str, map_location: Any = 'cpu', mmap: bool = False) -> di
         print_log(f'{path!r} has {" and ".join(averaged)}, too; the weights under {key!r} are '
                   'taken. For others, save them in a file of their own.', 'current',
                   logging.WARNING)
-    if any(name.startswith(_WRAPPED) for name in weights):  # mmengine does it in some places
-        weights = {name.removeprefix(_WRAPPED): value for name, value in weights.items()}
+    if any(_WRAPPED.match(name) for name in weights):  # mmengine cuts one off, in some places
+        weights = {_WRAPPED.sub('', name): value for name, value in weights.items()}
     return dict(checkpoint, state_dict=weights)
 
 

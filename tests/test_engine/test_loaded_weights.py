@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 
 from autoprog_mm import Subnet
+from autoprog_mm.launch import build_runner
 from autoprog_mm.utils import UserError
 from tests.micro import STEPS, load, micro_config, run
 from tests.test_engine.resuming import SEARCH, resumed_until, run_until
@@ -96,6 +97,18 @@ def test_neither_is_a_fresh_run_nor_a_resumed_one(early, jpeg_root, tmp_path, ca
     printed = ''.join(capfd.readouterr())
     assert 'resumed epoch: 1' in printed and 'overwrites a layer' not in printed
     assert 'unfinished run' not in printed
+
+
+def test_resume_with_nothing_to_resume_loads_what_the_config_says(pretrained, jpeg_root, tmp_path):
+    """Best checkpoints can't be resumed from."""
+    (tmp_path / 'best_top1_epoch_3.pth').touch()
+    path, weights = pretrained
+    runner = build_runner(micro_config(jpeg_root, tmp_path, load_from=str(path)), 'auto')
+    runner.register_hook(Quick())
+    with pytest.raises(InterruptedError):
+        runner.train()
+    assert torch.equal(runner.model.backbone.layers[0].attn.qkv.weight,
+                       weights['backbone.layers.0.attn.qkv.weight'])
 
 
 @pytest.mark.parametrize('operator', [

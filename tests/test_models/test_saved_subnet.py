@@ -52,6 +52,17 @@ def test_loading_wakes_what_was_awake(how):
     assert model.awake_slots == ((0, 1, 2, 3), ) and model.slots_at(3) == ((0, 1, 2), )
 
 
+def test_half_precision_and_averages():
+    source, model = early(), backbone()
+    model.load_state_dict({name: value.half() for name, value in source.state_dict().items()})
+    assert model.awake_slots == ((0, 2, 3), )
+    weights = source.state_dict()
+    source.set_subnet(Subnet(2, 16))
+    other = source.state_dict()
+    with pytest.raises(UserError, match=r'depth, resolution and min_depth, but is \[2.5, 20.0, 2'):
+        model.load_state_dict({name: (weights[name] + other[name]) / 2 for name in weights})
+
+
 def test_full_weights_wake_what_a_load_has_put_to_sleep():
     model = backbone()
     model.load_state_dict(early().state_dict())

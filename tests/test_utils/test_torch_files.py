@@ -90,10 +90,11 @@ def test_refused(content, zipped, match):
 @pytest.mark.parametrize('content', [
     WEIGHTS, dict(WEIGHTS), dict(model=WEIGHTS), dict(state_dict=WEIGHTS),
     {f'module.{name}': value for name, value in WEIGHTS.items()},
-    dict(model={f'module.{name}': value for name, value in WEIGHTS.items()}, epoch=3)])
+    dict(model={f'module.{name}': value for name, value in WEIGHTS.items()}, epoch=3),
+    {f'_orig_mod.module.{name}': value for name, value in WEIGHTS.items()}])
 @pytest.mark.parametrize('zipped', [True, False])
 def test_where_weights_may_be(content, zipped):
-    """In DeiT's files (not zipped, of its time), timm's, and those of DistributedDataParallel."""
+    """In DeiT's files (not zipped), timm's, and those of wrapped and compiled models."""
     torch.save(content, 'in.pth', _use_new_zipfile_serialization=zipped)
     assert_weights(load_weights('in.pth'))
 
