@@ -52,6 +52,8 @@ def parse_args() -> argparse.Namespace:
 def merge_test_args(cfg: Config, args: argparse.Namespace) -> None:
     """Merge what only this tool has: visualization, and test-time augmentation."""
     cfg.load_from = args.checkpoint
+    # The Runner writes the config into the work directory: not over that of the training.
+    object.__setattr__(cfg, '_filename', None)
     if args.show or args.show_dir is not None:
         cfg.default_hooks.setdefault('visualization', dict(type='VisualizationHook'))
         cfg.default_hooks.visualization.update(

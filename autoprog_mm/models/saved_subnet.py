@@ -45,11 +45,13 @@ class SavedSubnet:
         Raises:
             UserError: If weights were loaded.
         """
-        if self.loaded_slots is not None and not self.is_init:
+        if self.loaded_slots is not None and not getattr(self, 'is_init', False):
             raise UserError(
                 f'{type(self).__name__} was given with loaded weights, which init_weights of the '
                 'Runner would replace by random ones. Give the checkpoint as load_from.')
-        super().init_weights()
+        inherited = getattr(super(), 'init_weights', None)
+        if inherited is not None:
+            inherited()
 
     def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
