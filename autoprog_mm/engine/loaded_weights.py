@@ -12,9 +12,10 @@ from ..growth.scoring import stage_candidates
 from ..growth.search import OneShotSearch
 from ..growth.subnet import Subnet
 from ..models.elastic import ElasticBackbone, Slots
+from ..models.weights import SAVED_IN_MODEL
 from ..utils.errors import UserError
 from ..utils.modules import unwrap
-from .checkpoint import SAVED_IN_MODEL, differing_parameters
+from .checkpoint import differing_parameters
 from .run_parts import RunParts
 
 

@@ -9,14 +9,9 @@ import torch
 import torch.nn as nn
 from mmengine.config import Config
 
-from ..engine.checkpoint import (
-    MODEL_CONFIG,
-    SAVED_IN_MODEL,
-    STATE,
-    differing_parameters,
-    read_weights,
-)
+from ..engine.checkpoint import MODEL_CONFIG, differing_parameters
 from ..growth.subnet import Subnet
+from ..models import SAVED_IN_MODEL, STATE, read_weights
 from ..utils.errors import UserError
 from ..utils.files import replacing
 from ..version import __version__

@@ -10,7 +10,8 @@ from mmengine.model import PretrainedInit
 from mmpretrain.datasets import CustomDataset
 from mmpretrain.registry import DATASETS
 
-from ..engine.checkpoint import check_resumable, read_weights
+from ..engine.checkpoint import check_resumable
+from ..models import read_weights
 from ..utils.errors import UserError
 from .dataloaders import leaf_datasets
 
