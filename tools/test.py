@@ -62,6 +62,8 @@ def parse_args() -> argparse.Namespace:
 def merge_test_args(cfg: Config, args: argparse.Namespace) -> None:
     """Merge what only this tool has: visualization, and test-time augmentation."""
     cfg.load_from = args.checkpoint
+    # The Runner writes the config into the work directory: not over that of the training.
+    object.__setattr__(cfg, '_filename', None)
     if args.show or args.show_dir is not None:
         cfg.setdefault('visualizer', dict(
             type='mmpretrain.UniversalVisualizer', vis_backends=[dict(type='LocalVisBackend')]))
@@ -98,10 +100,10 @@ def main() -> None:
     args = parse_args()
     if args.out is None and args.out_item is not None:
         raise UserError('--out-item needs --out, the file to write to.')
-    check_checkpoint('checkpoint', args.checkpoint)
     if args.out:
         check_out(args.out, args.out_item)
     cfg = read_config(args.config)
+    check_checkpoint('checkpoint', args.checkpoint)
     merge_test_args(cfg, args)
     cfg = prepare_config(cfg, args)
     check_work_dir(cfg.work_dir)

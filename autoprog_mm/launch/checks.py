@@ -9,12 +9,14 @@ from typing import Dict, List, Optional, Sequence
 from mmengine.config import Config
 from mmengine.fileio import list_from_file
 from mmengine.logging import print_log
+from mmengine.model import PretrainedInit
 from mmpretrain.datasets import CustomDataset, ImageNet
 from mmpretrain.datasets.custom import find_folders
 from mmpretrain.registry import DATASETS
 
 from ..datasets.image_files import IMAGE_TYPES, find_image_files, is_visible, listed
 from ..engine.checkpoint import check_resumable
+from ..models import read_weights
 from ..utils.errors import UserError
 from .dataloaders import leaf_datasets
 
@@ -46,27 +48,54 @@ def check_work_dir(path: str, argument: str = '--work-dir') -> None:
             'folder, or make room there.') from None
 
 
-def check_checkpoint(key: str, path: Optional[str], resumes: bool = False) -> None:
-    """Raise an error if a checkpoint that is to be loaded is missing.
+def check_checkpoint(key: str, path: Optional[str], resumes: bool = False,
+                     prefix: str = '') -> None:
+    """Raise an error if a checkpoint that is to be loaded is missing or can't be.
 
     Args:
         key (str): Where it is set.
         path (str | None): The file, or an address, which is not looked at.
         resumes (bool): Whether it must have all that a run is resumed from.
-            Defaults to False.
+            Defaults to False, weights are enough.
+        prefix (str): What names of weights are to begin with. Defaults to any.
 
     Raises:
         UserError: Names the key and the file.
     """
     if not path or '://' in path:
         return
-    if not osp.isfile(osp.expanduser(path)):
-        raise UserError(f'{key}: there is no file {path!r}.')
-    if resumes:
-        try:
+    try:
+        if resumes:
             check_resumable(path)
-        except ValueError as error:
-            raise UserError(f'{key}: {error}') from None
+            return
+        weights = read_weights(path, mmap=True)['state_dict']
+    except ValueError as error:
+        raise UserError(f'{key}: {error}') from None
+    if not any(name.startswith(prefix) for name in weights):
+        raise UserError(f'{key}: no weight in {path!r} has a name that begins with {prefix!r}; the '
+                        f'first one is {next(iter(weights))!r}.')
+
+
+def check_init_cfg(key: str, part: object) -> None:
+    """Raise an error if a checkpoint that ``init_cfg`` of a part names can't be loaded.
+
+    Args:
+        key (str): Where the part is set.
+        part (object): A part of a config, which is searched.
+
+    Raises:
+        UserError: Names the key and the file.
+    """
+    if isinstance(part, dict):
+        if part.get('type') in ('Pretrained', PretrainedInit):
+            prefix = part.get('prefix') or ''
+            check_checkpoint(f'{key}.checkpoint', part.get('checkpoint'),
+                             prefix=prefix and f'{prefix.rstrip(".")}.')
+        for name, value in part.items():
+            check_init_cfg(f'{key}.{name}', value)
+    elif isinstance(part, (list, tuple)):
+        for i, value in enumerate(part):
+            check_init_cfg(f'{key}.{i}', value)
 
 
 def check_datasets(cfg: Config, dataloaders: Sequence[str]) -> None:

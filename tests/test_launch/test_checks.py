@@ -6,10 +6,16 @@ import autoprog_mm  # noqa: F401  (before mmpretrain, which imports torchvision)
 
 # isort: split
 import pytest
+import torch
 from mmengine.config import Config
 from mmpretrain.datasets import CustomDataset
 
-from autoprog_mm.launch import check_checkpoint, check_datasets, check_work_dir
+from autoprog_mm.launch import (
+    check_checkpoint,
+    check_datasets,
+    check_init_cfg,
+    check_work_dir,
+)
 
 
 def with_images(folder, name='0.JPEG'):
@@ -232,9 +238,39 @@ class TestCheckWorkDir:
             subprocess.run(['umount', '-l', str(tmp_path)], check=True)
 
 
-def test_check_checkpoint(tmp_path):
-    (tmp_path / 'a.pth').touch()
-    for path in (None, str(tmp_path / 'a.pth'), 'https://host/a.pth'):
+@pytest.fixture
+def weights(tmp_path):
+    path = tmp_path / 'a.pth'
+    torch.save(dict(state_dict={'backbone.a': torch.ones(1)}), path)
+    return str(path)
+
+
+def test_check_checkpoint(weights, tmp_path):
+    for path in (None, weights, 'https://host/a.pth'):
         check_checkpoint('load_from', path)
-    with pytest.raises(ValueError, match="load_from: there is no file 'gone.pth'"):
+    with pytest.raises(ValueError, match="^load_from: there is no file 'gone.pth'"):
         check_checkpoint('load_from', 'gone.pth')
+    with pytest.raises(ValueError, match="^--resume: '.*a.pth' has no meta and no optimizer and no "
+                       'message_hub: it holds weights, as best checkpoints do'):
+        check_checkpoint('--resume', weights, resumes=True)
+    (tmp_path / 'a.pth').write_bytes(b'half a file')
+    for resumes in (False, True):
+        with pytest.raises(ValueError, match="^key: '.*a.pth' is no whole checkpoint"):
+            check_checkpoint('key', weights, resumes)
+
+
+def test_check_init_cfg(weights):
+    def model(path, prefix=None):
+        loaded = dict(type='Pretrained', checkpoint=path, prefix=prefix)
+        return Config(dict(model=dict(
+            type='ImageClassifier', backbone=dict(type='ElasticDeiT', init_cfg=[
+                dict(type='TruncNormal', layer='Linear', std=.02), loaded])))).model
+
+    for part in (model(weights), model(weights, 'backbone'), model(weights, 'backbone.'), None):
+        check_init_cfg('model', part)
+    with pytest.raises(ValueError, match=r"^model.backbone.init_cfg.1.checkpoint: there is no file "
+                       "'gone.pth'"):
+        check_init_cfg('model', model('gone.pth'))
+    # mmengine has a bare assertion for it.
+    with pytest.raises(ValueError, match="begins with 'encoder.'; the first one is 'backbone.a'"):
+        check_init_cfg('model', model(weights, 'encoder'))
