@@ -10,6 +10,7 @@ import autoprog_mm  # noqa: F401  (before mmpretrain, which imports torchvision)
 
 # isort: split
 import pytest
+import torch
 from mmengine.config import Config
 from mmpretrain.registry import HOOKS, MODELS, PARAM_SCHEDULERS, TRANSFORMS
 from torch._utils import ExceptionWrapper
@@ -232,11 +233,11 @@ def test_train_tells_in_a_sentence(config, option, message, capsys):
 
 @pytest.mark.parametrize('args, message', [
     (['gone.pth'], "checkpoint: there is no file 'gone.pth'.\n"),
-    ([__file__, '--out', 'x.json'], '--out: a file of pred must end with .pkl or .pickle, but is'),
-    ([__file__, '--out', 'x.abc', '--out-item', 'metrics'], '--out: a file of metrics must end'),
-    ([__file__, '--out', f'{__file__}/x.pkl'], '--out: nothing can be written into '),
-    ([__file__, '--work-dir', f'{__file__}/x'], '--work-dir: nothing can be written into '),
-    ([__file__, '--show-dir', f'{__file__}/x'], '--show-dir: nothing can be written into '),
+    (['own.pth', '--out', 'x.json'], '--out: a file of pred must end with .pkl or .pickle, but is'),
+    (['own.pth', '--out', 'x.abc', '--out-item', 'metrics'], '--out: a file of metrics must end'),
+    (['own.pth', '--out', f'{__file__}/x.pkl'], '--out: nothing can be written into '),
+    (['own.pth', '--work-dir', f'{__file__}/x'], '--work-dir: nothing can be written into '),
+    (['own.pth', '--show-dir', f'{__file__}/x'], '--show-dir: nothing can be written into '),
 ])
 def test_test_tells_in_a_sentence(config, args, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -244,6 +245,7 @@ def test_test_tells_in_a_sentence(config, args, message, capsys, tmp_path, monke
     cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
     cfg.test_cfg = dict()
     cfg.dump(tmp_path / 'mine.py')
+    torch.save(dict(state_dict=dict(weight=torch.zeros(1))), 'own.pth')
     assert run_tool(TOOLS / 'test.py', 'mine.py', *args) == 2
     told = capsys.readouterr().err.splitlines(keepends=True)[-1]
     assert told.startswith('test.py: error: ') and message in told

@@ -125,15 +125,6 @@ class TestOptions:
         cfg = prepare(no_validate=True, cfg_options={'val_dataloader.batch_size': 4})
         assert cfg.val_cfg is None and cfg.val_dataloader is None and cfg.val_evaluator is None
 
-    def test_first_start_with_weights_of_the_command_line(self, tmp_path):
-        options = dict(cfg_options=dict(load_from='pretrained.pth'), resume='auto',
-                       work_dir=str(tmp_path))
-        cfg = prepare(**options)
-        assert cfg.resume is False and cfg.load_from == 'pretrained.pth'
-        (tmp_path / 'epoch_1.pth').touch()
-        cfg = prepare(**options)
-        assert cfg.resume is True and cfg.load_from is None
-
     def test_imports_of_the_command_line(self, tmp_path, monkeypatch):
         (tmp_path / 'imported_by_option.py').touch()
         monkeypatch.syspath_prepend(tmp_path)
