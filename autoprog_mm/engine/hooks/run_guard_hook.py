@@ -148,7 +148,8 @@ class RunGuardHook(Hook):
         Raises:
             RuntimeError: For too many of them.
         """
-        self._tell_unread(runner.logger, runner.val_dataloader.dataset)
+        self._tell_unread(
+            runner.logger, runner.val_dataloader.dataset, f'the validation of epoch {runner.epoch}')
 
     def before_test_epoch(self, runner) -> None:
         """Begin to count images that can't be read."""
@@ -160,16 +161,17 @@ class RunGuardHook(Hook):
 
     def after_test_epoch(self, runner, metrics=None) -> None:
         """See :meth:`after_val_epoch`."""
-        self._tell_unread(runner.logger, runner.test_dataloader.dataset)
+        self._tell_unread(runner.logger, runner.test_dataloader.dataset, 'the test')
 
-    def _tell_unread(self, logger, dataset) -> None:
+    def _tell_unread(self, logger, dataset, when: str) -> None:
         self._unread.share()
         if self._unread:
             count, whole = len(self._unread), len(dataset)
-            logger.warning(
-                f'{count} of these {whole} images could not be read. The network saw black images '
-                f'in their place, so its accuracy may be off by up to {100 * count / whole:.2f} '
-                f'points:\n{self._unread.listed()}')
+            points = 100 * count / whole
+            logger.warning(  # with the epoch, for mmengine shows a warning once
+                f'In {when}, {count} of {whole} images could not be read. The network saw black '
+                f'images in their place, so its accuracy may be off by up to {points:.2f} points:\n'
+                f'{self._unread.listed()}')
         self._unread.check('')
 
     def _vote(self, fresh: int = 0, due: bool = False, bad: bool = False) -> None:
