@@ -1,6 +1,7 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """Ways round what is broken between today's releases of our dependencies."""
 import importlib.util
+import inspect
 from pathlib import Path
 
 import torch
@@ -39,4 +40,26 @@ def define_missing_torchvision_ops() -> bool:
     for op in ('nms', 'qnms'):
         library.define(f'{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
     _TORCHVISION_SCHEMAS = library
+    return True
+
+
+def give_adjust_bbox_a_renderer() -> bool:
+    """Make mmpretrain's ``browse_dataset.py`` work with today's matplotlib.
+
+    It calls a function of matplotlib that wants a renderer since 3.11, and
+    doesn't give one.
+
+    Returns:
+        bool: True if the function had to be changed.
+    """
+    from matplotlib import _tight_bbox  # only tools that draw need it
+    wanted = inspect.signature(_tight_bbox.adjust_bbox).parameters.get('renderer')
+    if wanted is None or wanted.default is not inspect.Parameter.empty:
+        return False
+    original = _tight_bbox.adjust_bbox
+
+    def adjust_bbox(fig, bbox_inches, renderer=None, fixed_dpi=None):
+        return original(fig, bbox_inches, renderer or fig.canvas.get_renderer(), fixed_dpi)
+
+    _tight_bbox.adjust_bbox = adjust_bbox
     return True

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import mmpretrain
 
+from .compat import give_adjust_bbox_a_renderer
+
 TOOLS = Path(mmpretrain.__file__).parent / '.mim' / 'tools'
 
 
@@ -35,6 +37,8 @@ def main() -> None:
         print(f'mmpretrain has no tool {sys.argv[1]!r} in {TOOLS}. It has: {known}.',
               file=sys.stderr)
         sys.exit(2)
+    if tool.name == 'browse_dataset.py':
+        give_adjust_bbox_a_renderer()
     sys.argv[:] = [str(tool), *sys.argv[2:]]
     sys.path[0] = str(tool.parent)  # as Python does for a script
     runpy.run_path(str(tool), run_name='__main__')

@@ -73,3 +73,19 @@ def test_binary_that_does_not_load(monkeypatch, fake_torchvision):
     assert [schema.split('(')[0] for schema in fake_torchvision] == ['nms', 'qnms']
     assert compat.define_missing_torchvision_ops() is True
     assert len(fake_torchvision) == 2
+
+
+def test_adjust_bbox_needs_no_renderer(monkeypatch):
+    """As mmpretrain's browse_dataset.py calls it, whatever the matplotlib."""
+    from matplotlib import _tight_bbox
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
+    monkeypatch.setattr(_tight_bbox, 'adjust_bbox', _tight_bbox.adjust_bbox)
+    compat.give_adjust_bbox_a_renderer()
+    assert compat.give_adjust_bbox_a_renderer() is False  # once is enough
+    figure = Figure(figsize=(4, 3), dpi=10)
+    FigureCanvasAgg(figure)
+    figure.add_subplot()
+    _tight_bbox.adjust_bbox(figure, Bbox([[1, 1], [3, 2]]))
+    assert (figure.bbox.width, figure.bbox.height) == (20, 10)

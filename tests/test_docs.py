@@ -98,7 +98,7 @@ def parser_of(tool):
             raise ParserError(self)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(argparse.ArgumentParser, 'parse_args', caught)
+            patch.setattr(argparse.ArgumentParser, 'parse_known_args', caught)
             patch.setattr(sys, 'path', [str((ROOT / tool).parent), *sys.path])
             module = load_tool(ROOT / tool)
             with pytest.raises(ParserError) as error:

@@ -39,6 +39,9 @@ def trained(jpeg_root, tmp_path_factory):
     cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
     cfg.test_cfg = dict()
     cfg.custom_imports = dict(imports=['autoprog_mm'])
+    cfg.default_hooks.param_scheduler = dict(type='ParamSchedulerHook')
+    cfg.visualizer = dict(
+        type='UniversalVisualizer', vis_backends=[dict(type='LocalVisBackend')])
     config = folder / 'config.py'
     cfg.dump(config)
     with DefaultScope.overwrite_default_scope(None):
@@ -90,6 +93,38 @@ def test_stock_tool_counts_flops_of_volo_by_name(monkeypatch, capsys):
     assert float(printed[2]) == 0.646
     # Only a trace goes without it.
     assert model.backbone(torch.zeros(1, 3, 48, 48))[0].own_share == 1
+
+
+def test_stock_tools_read_the_log(trained, tmp_path, monkeypatch, capsys):
+    config, _, accuracy = trained
+    log = max(config.parent.glob('*/vis_data/scalars.json'))
+    points = []
+    monkeypatch.setattr('matplotlib.pyplot.plot', lambda xs, ys, **_: points.append((xs, ys)))
+    call_stock(monkeypatch, 'analysis_tools/analyze_logs.py', 'plot_curve', log, '--keys',
+               'accuracy/top1', 'loss', '--out', tmp_path / 'curves.png')
+    (epochs, accuracies), (_, losses) = points
+    assert list(epochs) == [1, 2, 3, 4] and accuracies[-1] == accuracy
+    assert len(losses) == 4 * 3  # a row in two steps
+    call_stock(monkeypatch, 'analysis_tools/analyze_logs.py', 'cal_train_time', log)
+    assert 'average iter time: ' in capsys.readouterr().out
+
+
+def test_stock_tool_browses(trained, tmp_path, monkeypatch):
+    call_stock(monkeypatch, 'visualization/browse_dataset.py', trained[0], '-o', tmp_path, '-n', 1,
+               '--not-show')
+    assert [path.suffix for path in tmp_path.iterdir()] == ['.jpg']
+
+
+def test_stock_tool_draws_the_schedule(trained, tmp_path, monkeypatch):
+    """As the docs say: without the hooks, in mmengine's own loop."""
+    points = []
+    monkeypatch.setattr('matplotlib.axes.Axes.plot', lambda self, ys, **_: points.append(ys))
+    call_stock(monkeypatch, 'visualization/vis_scheduler.py', trained[0], '-s',
+               tmp_path / 'lr.png', '-d', 48, '--not-show', '--cfg-options', 'custom_hooks=None',
+               'train_cfg.type=EpochBasedTrainLoop', f'work_dir={tmp_path}')
+    rates, = points
+    assert len(rates) == 4 * 6 and max(rates) == pytest.approx(3e-3)
+    assert rates[0] == pytest.approx(3e-4)  # the warm-up's start
 
 
 def test_inferencer_predicts_a_jpeg(trained, jpeg_root):

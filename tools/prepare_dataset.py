@@ -40,7 +40,7 @@ from autoprog_mm.datasets.prepare import (  # noqa: E402
     is_current,
     prepare_all,
 )
-from autoprog_mm.launch import Parser, exit_on_user_error  # noqa: E402
+from autoprog_mm.launch import Parser, check_work_dir, exit_on_user_error  # noqa: E402
 from autoprog_mm.utils import UserError, write_atomically  # noqa: E402
 from autoprog_mm.utils.checks import check_int, check_number  # noqa: E402
 
@@ -67,7 +67,7 @@ def main() -> int:
     names = found.files
     settings = Settings(args.short_side, args.quality)
     check_settings(args.target, settings, names)
-    os.makedirs(args.target, exist_ok=True)
+    check_work_dir(args.target, 'target')
     remove_unfinished(args.target)
     write_atomically(
         osp.join(args.target, SETTINGS_FILE), json.dumps(settings._asdict(), indent=2) + '\n')

@@ -17,6 +17,7 @@ from autoprog_mm.launch import (  # noqa: E402
     build_runner,
     check_checkpoint,
     check_datasets,
+    check_init_cfg,
     check_work_dir,
     exit_on_user_error,
     parse_with_common,
@@ -57,6 +58,7 @@ def main() -> None:
         check_checkpoint('--resume', args.resume, resumes=True)
     cfg = prepare_config(cfg, args)
     check_checkpoint('load_from', cfg.get('load_from'), resumes=bool(cfg.get('resume')))
+    check_init_cfg('model', cfg.get('model'))
     check_work_dir(cfg.work_dir)
     check_datasets(cfg, ('train_dataloader', 'val_dataloader'))
     build_runner(cfg, args.resume).train()

@@ -2,25 +2,14 @@
 """Our configs and models, by name and from any folder."""
 import difflib
 from pathlib import Path
-from typing import List, Optional
+from typing import List
 
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmpretrain.apis import ModelHub
 
+from ..utils.config_files import INDEX, PACKAGE, extension
 from ..utils.errors import UserError
-
-_PACKAGE = Path(__file__).parents[1]
-_INDEX = 'model-index.yml'
-
-
-def _extension() -> Optional[Path]:
-    """The folder that has ``configs``, ``tools`` and the model index."""
-    # Inside of an installed package, and beside it in a checkout.
-    for folder in (_PACKAGE / '.mim', _PACKAGE.parent):
-        if (folder / _INDEX).is_file() and (folder / 'configs').is_dir():
-            return folder
-    return None
 
 
 def register_configs() -> None:
@@ -34,9 +23,9 @@ def register_configs() -> None:
     # that is installed, which for an editable installation is another folder;
     # where a module is, and so the package, Python itself knows.
     MODULE2PACKAGE['autoprog_mm'] = 'autoprog_mm.version'
-    extension = _extension()
-    if extension is not None:
-        ModelHub.register_model_index(extension / _INDEX, config_prefix=extension)
+    folder = extension()
+    if folder is not None:
+        ModelHub.register_model_index(folder / INDEX, config_prefix=folder)
 
 
 def _names(configs: Path) -> List[str]:
@@ -60,12 +49,12 @@ def config_path(name: str) -> str:
     Raises:
         ValueError: If there is no such config.
     """
-    extension = _extension()
-    if extension is None:
+    folder = extension()
+    if folder is None:
         raise UserError(
-            f'The configs of autoprog_mm are neither in {_PACKAGE / ".mim"} nor beside the '
+            f'The configs of autoprog_mm are neither in {PACKAGE / ".mim"} nor beside the '
             'package. Install it with pip, or use a whole checkout.')
-    configs = extension / 'configs'
+    configs = folder / 'configs'
     names = _names(configs)
     if name not in names:
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)

@@ -21,7 +21,7 @@ from ..growth.probe import probe_batch, probe_steps
 from ..growth.schedule import Stage
 from ..growth.scoring import stage_choices
 from ..growth.subnet import Subnet
-from ..launch import build_runner
+from ..launch import build_runner, check_datasets
 from ..planning.forecast import Range
 from ..planning.memory import step_bytes
 from ..planning.outlook import look_ahead
@@ -126,6 +126,7 @@ def make_plan(cfg: Config, processes: int = 1, samples: Optional[int] = None,
     """
     notes = [replace_missing_data(cfg, name, samples)
              for name in ('train_dataloader', 'val_dataloader') if cfg.get(name) is not None]
+    check_datasets(cfg, ('train_dataloader', 'val_dataloader'))  # of those that are here, together
     cfg.resume = False
     cfg.log_level = 'ERROR'
     cfg.visualizer = dict(type='Visualizer', vis_backends=[])

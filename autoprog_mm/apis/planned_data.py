@@ -8,7 +8,7 @@ from mmengine.dataset import Compose
 from mmpretrain.datasets import ImageNet
 from mmpretrain.registry import DATASETS, TRANSFORMS
 
-from ..launch import check_datasets
+from ..launch import MissingDataError, check_datasets
 from ..launch.dataloaders import leaf_datasets
 from ..utils.errors import UserError
 
@@ -67,7 +67,7 @@ def replace_missing_data(cfg: Config, name: str, samples: Optional[int]) -> Opti
     try:
         check_datasets(cfg, (name, ))
         return None
-    except UserError as error:
+    except MissingDataError as error:
         owner = _innermost(cfg[name])
         leaf = next(leaf for _, leaf in leaf_datasets('', owner['dataset']))
         kind = DATASETS.get(leaf['type']) if isinstance(leaf['type'], str) else leaf['type']

@@ -4,7 +4,7 @@ import os
 import os.path as osp
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Dict, FrozenSet, List, Set, Tuple
+from typing import Dict, FrozenSet, List, Sequence, Set, Tuple
 
 IMAGE_TYPES = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
 _LISTED = 5  # names, in a message
@@ -32,25 +32,27 @@ class ImageFiles:
     folders: Set[_Id] = field(default_factory=set)
 
 
-def find_image_files(root: str) -> ImageFiles:
+def find_image_files(root: str, types: Sequence[str] = IMAGE_TYPES) -> ImageFiles:
     """Find all images below a folder.
 
-    An image is a visible file with an ending of :data:`IMAGE_TYPES`, in any
-    case. Links are followed, but not to a folder around them.
+    An image is a visible file with an ending of ``types``, in any case. Links
+    are followed, but not to a folder around them.
 
     Args:
         root (str): The folder.
+        types (Sequence[str]): Endings of images. Defaults to
+            :data:`IMAGE_TYPES`.
     """
     found, places = ImageFiles(), {}  # identity of each folder: its path
     linked: Dict[str, str] = {}  # path of an image that is a link: the real one
-    _walk(root, '', _around(root), found, places, linked)
+    _walk(root, '', _around(root), tuple(types), found, places, linked)
     found.folders = set(places)
 
     real: Dict[str, str] = {}
     parents = {folder: _identity(folder) for folder in set(map(osp.dirname, linked.values()))}
     for path, target in sorted(linked.items()):
         folder, name = osp.split(target)
-        if parents[folder] in places and is_image(name):
+        if parents[folder] in places and is_image(name, types):
             found.twice.append((_join(places[parents[folder]], name), path))
         elif target in real:
             found.twice.append((real[target], path))
@@ -59,14 +61,15 @@ def find_image_files(root: str) -> ImageFiles:
     return found
 
 
-def _walk(root: str, below: str, around: FrozenSet[_Id], found: ImageFiles,
-          places: Dict[_Id, str], linked: Dict[str, str]) -> None:
+def _walk(root: str, below: str, around: FrozenSet[_Id], types: Tuple[str, ...],
+          found: ImageFiles, places: Dict[_Id, str], linked: Dict[str, str]) -> None:
     """Look into a folder.
 
     Args:
         root (str): Where the search began.
         below (str): Path of the folder below it.
         around (frozenset): Identities of the folders around it, and its own.
+        types (tuple[str]): Endings of images.
         found (ImageFiles): Gets what is found.
         places (dict): Gets the folder.
         linked (dict): Gets images that are links.
@@ -88,10 +91,10 @@ def _walk(root: str, below: str, around: FrozenSet[_Id], found: ImageFiles,
                 found.links.append(path)
                 continue
             further = _around(entry.path) if is_link else {_identity(entry.path)}
-            _walk(root, path, around | further, found, places, linked)
+            _walk(root, path, around | further, types, found, places, linked)
         elif is_link and not is_file:
             found.links.append(path)
-        elif is_file and is_image(entry.name):
+        elif is_file and is_image(entry.name, types):
             found.files.append(path)
             if is_link:
                 linked[path] = osp.realpath(entry.path)
@@ -127,13 +130,15 @@ def is_visible(name: str) -> bool:
     return not name.startswith('.') and name != '__MACOSX'  # which zip files of a Mac have
 
 
-def is_image(name: str) -> bool:
+def is_image(name: str, types: Sequence[str] = IMAGE_TYPES) -> bool:
     """Whether a file is an image, by its name.
 
     Args:
         name (str): Of the file, without its folder.
+        types (Sequence[str]): Endings of images. Defaults to
+            :data:`IMAGE_TYPES`.
     """
-    return is_visible(name) and name.lower().endswith(IMAGE_TYPES)
+    return is_visible(name) and name.lower().endswith(tuple(types))
 
 
 def type_of(name: str) -> str:

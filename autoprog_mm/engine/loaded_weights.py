@@ -12,9 +12,10 @@ from ..growth.scoring import stage_candidates
 from ..growth.search import OneShotSearch
 from ..growth.subnet import Subnet
 from ..models.elastic import ElasticBackbone, Slots
+from ..models.weights import SAVED_IN_MODEL
 from ..utils.errors import UserError
 from ..utils.modules import unwrap
-from .checkpoint import SAVED_IN_MODEL, differing_parameters
+from .checkpoint import differing_parameters
 from .run_parts import RunParts
 
 
@@ -57,9 +58,11 @@ def check_all_there(runner, weights: dict) -> None:
     backbone = getattr(model, 'backbone', None)
     if not isinstance(backbone, ElasticBackbone):
         return
-    weights = {name.removeprefix('module.'): value for name, value in weights.items()}
+    weights = dict(weights)
     backbone._checkpoint_filter(weights, '', {}, True)
     own = model.state_dict()
+    parts = tuple({f'{name.split(".")[0]}.' for name in own})  # others' are of no use here
+    weights = {name: value for name, value in weights.items() if name.startswith(parts)}
     for name in ('backbone.pos_embed', SAVED_IN_MODEL):  # the first one may be resized
         for each in (own, weights):
             each.pop(name, None)
@@ -92,13 +95,13 @@ def check_loaded(parts: RunParts, stages: Sequence[Stage],
     if not operator.overwrites:
         used = later
     if used - loaded:
+        way_out = 'begin with fewer layers (initial_scale.depth, search=None)' \
+            if operator.overwrites else 'take an operator that fills the layers that wake, ' \
+            f'not {type(operator).__name__}'
         raise UserError(
             f'The loaded weights are of an unfinished run: {len(used - loaded)} of the {len(used)} '
             'layers that this run takes from it were asleep, and are not trained. Load a '
-            'checkpoint of its last stage, go on with it by --resume, or ' +
-            ('begin with fewer layers (initial_scale.depth, search=None).' if operator.overwrites
-             else 'take an operator that fills the layers that wake, not '
-             f'{type(operator).__name__}.'))
+            f'checkpoint of its last stage, go on with it by --resume, or {way_out}.')
     lost = (later - _slots(backbone.slots_at(stages[0].subnet.depth))) & loaded
     if operator.overwrites and lost:
         print_log(

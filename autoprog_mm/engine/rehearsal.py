@@ -1,14 +1,15 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
-"""A validation of two images before training, for what would end or mislead a run later."""
+"""A validation or test of two images, for what would end or mislead a run later."""
 import copy
 import difflib
 from contextlib import nullcontext
 from typing import Any, Collection, Dict, List, Optional
 
 import torch
+import torch.nn as nn
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook
-from mmengine.runner import ValLoop
+from mmengine.runner import BaseLoop, TestLoop, ValLoop
 from mmengine.structures import BaseDataElement
 from torch.utils.data import Dataset
 
@@ -33,27 +34,47 @@ def rehearse_validation(runner) -> None:
             for one that a hook or a scheduler waits for in vain.
     """
     loop = runner.val_loop
-    if not isinstance(loop, ValLoop) or \
-            not all(isinstance(metric, BaseMetric) for metric in loop.evaluator.metrics):
-        return
-    samples = _samples(loop.dataloader.dataset)
+    if isinstance(loop, ValLoop):
+        metrics = _rehearse('val', loop, unwrap(runner.model), 'val_step')
+        if metrics is not None:
+            _check_waiting(runner, metrics)
+
+
+def rehearse_test(runner) -> None:
+    """Find out whether metrics can work before a test.
+
+    Args:
+        runner (Runner): One that is about to test.
+
+    Raises:
+        UserError: For a metric that cannot work with what the model gives.
+    """
+    if isinstance(runner.test_loop, TestLoop):
+        _rehearse('test', runner.test_loop, unwrap(runner.model), 'test_step')
+
+
+def _rehearse(name: str, loop: BaseLoop, model: nn.Module, step: str) -> Optional[Dict[str, Any]]:
+    """What the metrics of a loop give for its first images; None if that is not known."""
+    if not all(isinstance(metric, BaseMetric) for metric in loop.evaluator.metrics):
+        return None
+    samples = _samples(name, loop.dataloader.dataset)
     if not samples:
-        return
+        return None
     batch = loop.dataloader.collate_fn(samples)
     outputs = [one.to_dict() if isinstance(one, BaseDataElement) else one
-               for one in _predict(unwrap(runner.model), batch)]
+               for one in _predict(model, step, batch)]
     metrics: Dict[str, Any] = {}
     for metric in loop.evaluator.metrics:
-        for name, value in _judge(metric, batch, outputs).items():
-            if name in metrics:
+        for key, value in _judge(name, metric, batch, outputs).items():
+            if key in metrics:
                 raise UserError(
-                    f'val_evaluator: two metrics are both called {name!r}. Give one of them '
+                    f'{name}_evaluator: two metrics are both called {key!r}. Give one of them '
                     'another prefix.')
-            metrics[name] = value
-    _check_waiting(runner, metrics)
+            metrics[key] = value
+    return metrics
 
 
-def _samples(dataset: Dataset) -> List[dict]:
+def _samples(name: str, dataset: Dataset) -> List[dict]:
     """The first samples that can be loaded; of a dataset that is only planned, none."""
     samples: List[dict] = []
     error: Optional[Exception] = None
@@ -69,37 +90,37 @@ def _samples(dataset: Dataset) -> List[dict]:
             error = caught
     if error is not None and not samples:
         raise UserError(
-            f'val_dataloader: none of the first {min(_TRIED, len(dataset))} samples can be loaded: '
-            f'{type(error).__name__}: {error}') from error
+            f'{name}_dataloader: none of the first {min(_TRIED, len(dataset))} samples can be '
+            f'loaded: {type(error).__name__}: {error}') from error
     return samples
 
 
-def _predict(model: torch.nn.Module, batch: dict) -> list:
+def _predict(model: nn.Module, step: str, batch: dict) -> list:
     backbone = getattr(model, 'backbone', None)
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with torch.no_grad(), undisturbed(), \
                 backbone.not_compiled() if isinstance(backbone, ElasticBackbone) else nullcontext():
-            return model.val_step(batch)
+            return getattr(model, step)(batch)
     finally:
         for module, training in modes:
             module.training = training
 
 
-def _judge(metric: BaseMetric, batch: dict, outputs: List[dict]) -> Dict[str, Any]:
+def _judge(name: str, metric: BaseMetric, batch: dict, outputs: List[dict]) -> Dict[str, Any]:
     """What a metric gives, by full name."""
     try:
         metric.process(batch, outputs)
         values = metric.compute_metrics(list(metric.results))
     except Exception as error:
         raise UserError(
-            f'val_evaluator: {type(metric).__name__} cannot judge what the model gives: '
+            f'{name}_evaluator: {type(metric).__name__} cannot judge what the model gives: '
             f'{type(error).__name__}: {" ".join(str(error).split())}') from error
     finally:
         metric.results.clear()
-    return {f'{metric.prefix}/{name}' if metric.prefix else name: value
-            for name, value in values.items()}
+    return {f'{metric.prefix}/{key}' if metric.prefix else key: value
+            for key, value in values.items()}
 
 
 def _check_waiting(runner, metrics: Dict[str, Any]) -> None:

@@ -10,10 +10,11 @@ from mmengine.logging import print_log
 from ..growth.schedule import Stage
 from ..growth.search import OneShotSearch
 from ..growth.subnet import Subnet
+from ..models.weights import SAVED_IN_MODEL
+from ..models.weights import STATE as KEY
 from ..utils.errors import UserError
 from ..utils.modules import unwrap
-from .checkpoint import SAVED_IN_MODEL, differing_parameters
-from .checkpoint import STATE as KEY
+from .checkpoint import differing_parameters
 from .optimizers import MoGrowMixin
 from .run_settings import check_settings, run_settings
 

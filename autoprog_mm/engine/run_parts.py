@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import List, Mapping, Optional
 
 import torch.nn as nn
-from mmengine.hooks import CheckpointHook, EMAHook
+from mmengine.hooks import CheckpointHook, EMAHook, SyncBuffersHook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop
@@ -18,6 +18,7 @@ from ..utils.errors import UserError
 from ..utils.modules import unwrap
 from .optimizers import MoGrowMixin
 from .rehearsal import rehearse_validation
+from .run_settings import check_ranks_share
 from .wrappers import ElasticDistributedDataParallel
 
 
@@ -81,6 +82,7 @@ class RunParts:
                 f'{type(model.data_preprocessor).__name__}. Set it, or search=None.')
         _align_accumulation(runner)
         _check_hooks(runner)
+        check_ranks_share(runner)
         rehearse_validation(runner)
         wrapper = runner.model if is_model_wrapper(runner.model) else None
         return cls(model, wrapper, backbone, runner.optim_wrapper, pipelines)
@@ -150,6 +152,11 @@ def _check_hooks(runner) -> None:
                 f'{type(hook).__name__} saves objects that torch.load refuses, so that a run with '
                 "AutoProgHook could not be resumed. Set default_hooks.checkpoint="
                 "dict(type='SafeCheckpointHook'), or None for no checkpoints.")
+    if is_model_wrapper(runner.model) and _has_own_statistics(runner.model) and not any(
+            isinstance(hook, SyncBuffersHook) for hook in runner.hooks):
+        raise UserError(
+            'The statistics of BatchNorm differ from rank to rank, so that each would validate '
+            "another network. Add dict(type='SyncBuffersHook') to custom_hooks.")
     if any(isinstance(hook, compiles) for hook in runner.hooks):
         return
     for key, value in (('compile', runner.cfg.get('compile')),
@@ -159,6 +166,11 @@ def _check_hooks(runner) -> None:
             raise UserError(
                 f"{key} ({value!r}) needs dict(type='CompileHook') in custom_hooks, beside "
                 'AutoProgHook. Add it, or leave the key out.')
+
+
+def _has_own_statistics(model: nn.Module) -> bool:
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(
+        module, nn.SyncBatchNorm) for module in model.modules())
 
 
 def _align_accumulation(runner) -> None:

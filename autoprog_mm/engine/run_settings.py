@@ -8,7 +8,7 @@ the config says, is said.
 import logging
 from typing import Any, Dict, Iterator, List, NamedTuple, Sequence
 
-from mmengine.dist import get_world_size
+from mmengine.dist import all_gather_object, get_world_size
 from mmengine.logging import print_log
 
 from ..datasets.seeded import batch_size_of
@@ -94,7 +94,9 @@ def check_settings(checkpoint: dict, there: dict, runner) -> None:
             'from its weights.')
     for text, differences in (
             ('Settings that are taken from the checkpoint, and are not as the config has them',
-             _optimizer(checkpoint, runner) + _scheduling(checkpoint, runner)),
+             _optimizer(checkpoint['optimizer']['param_groups'],
+                        runner.optim_wrapper.optimizer.param_groups) +
+             _scheduling(checkpoint, runner)),
             ('Settings that are now others than in the checkpoint, and are used', places)):
         if differences:
             print_log(f'{text}: {_listed(differences)}.', logger='current', level=logging.WARNING)
@@ -103,6 +105,27 @@ def check_settings(checkpoint: dict, there: dict, runner) -> None:
 def describe_differences(there: Any, here: Any) -> str:
     """Where two trees of plain data differ, in words."""
     return _listed(list(_differences('', there, here)))
+
+
+def check_ranks_share(runner) -> None:
+    """Raise a UserError unless all ranks train with the same settings; a collective call.
+
+    Args:
+        runner (Runner): One whose parts are built.
+    """
+    mine = dict(
+        run_settings(runner),
+        param_scheduler=plain_config([s.state_dict() for s in _schedulers(runner)], _PROGRESS))
+    groups = plain_config(runner.optim_wrapper.optimizer.param_groups, _FREE)
+    first, *others = all_gather_object((mine, groups))
+    for rank, other in enumerate(others, start=1):
+        found = [d for d in _differences('', first[0], other[0])
+                 if d.name.rpartition('.')[2] not in _PLACES]
+        found += _optimizer(first[1], other[1])
+        if found:
+            raise UserError(
+                f'Rank {rank} (here) has other settings than rank 0 (there): {_listed(found)}. '
+                'Start all with the same config and options.')
 
 
 # ---------------------------------------------------------------- differences
@@ -115,11 +138,17 @@ def _differences(name: str, there: Any, here: Any) -> Iterator[Difference]:
     elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
         pairs = dict(enumerate(zip(there, here)))
     else:
-        if there != here:
+        if there != here and not _same_type(name, there, here):
             yield Difference(name, there, here)
         return
     for key, pair in pairs.items():
         yield from _differences(f'{name}.{key}' if name else str(key), *pair)
+
+
+def _same_type(name: str, there: Any, here: Any) -> bool:
+    """Whether both name one class, with or without its scope or module."""
+    return name.rpartition('.')[2] == 'type' and \
+        str(there).rpartition('.')[2] == str(here).rpartition('.')[2]
 
 
 def _classes(checkpoint: dict, runner) -> List[Difference]:
@@ -143,14 +172,14 @@ def _groups(checkpoint: dict, runner) -> List[Difference]:
         there != here else []
 
 
-def _optimizer(checkpoint: dict, runner) -> List[Difference]:
-    """Numbers of the optimizer, each pair of them once."""
+def _optimizer(groups_there: List[dict], groups_here: List[dict]) -> List[Difference]:
+    """Numbers of the optimizer's groups, each pair of them once."""
     found: Dict[str, Difference] = {}
-    groups = zip(checkpoint['optimizer']['param_groups'],
-                 runner.optim_wrapper.optimizer.param_groups)
-    for there, here in groups:
+    for there, here in zip(groups_there, groups_here):
         # What a scheduler sets has its setting under another name.
         left_out = {key for group in (there, here) for key in group if f'initial_{key}' in group}
+        if 'momentum' in left_out:  # which Adam has in there
+            left_out.add('betas')
         pair = (plain_config(group, {*_FREE, *left_out}) for group in (there, here))
         for one in _differences('optimizer', *pair):
             one = one._replace(name=one.name.replace('initial_', ''))
@@ -162,10 +191,12 @@ def _scheduling(checkpoint: dict, runner) -> List[Difference]:
     """Settings of the schedulers, whose kinds are the same."""
     there = checkpoint.get('param_schedulers') or []
     states = there if isinstance(there, list) else [s for part in there.values() for s in part]
-    return [
-        one for i, (state, scheduler) in enumerate(zip(states, _schedulers(runner)))
-        for one in _differences(f'param_scheduler.{i}', plain_config(state, _PROGRESS),
-                                plain_config(scheduler.state_dict(), _PROGRESS))]
+    found: List[Difference] = []
+    for i, (state, scheduler) in enumerate(zip(states, _schedulers(runner))):
+        here = {key: value for key, value in scheduler.state_dict().items() if not callable(value)}
+        found += _differences(f'param_scheduler.{i}', plain_config(state, _PROGRESS),
+                              plain_config(here, _PROGRESS))
+    return found
 
 
 def _schedulers(runner) -> list:

@@ -8,14 +8,9 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 import torch
 import torch.nn as nn
 
-from ..engine.checkpoint import (
-    MODEL_CONFIG,
-    SAVED_IN_MODEL,
-    STATE,
-    differing_parameters,
-    read_weights,
-)
+from ..engine.checkpoint import MODEL_CONFIG, differing_parameters
 from ..growth.subnet import Subnet
+from ..models import SAVED_IN_MODEL, STATE, read_weights
 from ..utils.config_files import read_config
 from ..utils.errors import UserError
 from ..utils.files import replacing

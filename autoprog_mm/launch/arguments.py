@@ -18,12 +18,19 @@ class Parser(argparse.ArgumentParser):
         """See the parent."""
         _, found, others = message.partition('unrecognized arguments: ')
         if found:
-            name = others.split()[0].partition('=')[0]
-            known = self._option_string_actions
-            message += '.' + (did_you_mean(name, known) if name.startswith('-') else '')
-            if '--cfg-options' in known:
-                message += ' Settings of the config follow --cfg-options, as key=value.'
+            message += '.' + self._hint(*others.split()[:2])
         super().error(message)
+
+    def _hint(self, argument: str, following: str = '') -> str:
+        name, equals, value = argument.partition('=')
+        hint = did_you_mean(name, self._option_string_actions) if name.startswith('-') else ''
+        key = name.lstrip('-').replace('-', '_')
+        if hint or '--cfg-options' not in self._option_string_actions or not key or not (
+                equals or name.startswith('-')):
+            return hint or ' --help lists all.'
+        if not equals and not following.startswith('-'):
+            value = following
+        return f' Did you mean --cfg-options {key}={value or "..."}?'
 
 
 class OptionsAction(DictAction):
@@ -39,7 +46,8 @@ class OptionsAction(DictAction):
         for value in values:
             key, equals, text = value.partition('=')
             if not equals or not key:
-                parser.error(f'{option_string} takes key=value, but got {value!r}.')
+                parser.error(f'{option_string} takes key=value, without spaces around the =, but '
+                             f'got {value!r}.' + (f' Did you mean {key}=...?' if key else ''))
             try:
                 options[key] = parse_value(text)
             except ValueError as error:

@@ -1,6 +1,7 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """A user's mistake ends a tool with a sentence, an error in the program with a stack trace."""
 import inspect
+import io
 import os
 import os.path as osp
 import re
@@ -9,7 +10,7 @@ import sys
 from contextlib import contextmanager
 from typing import Iterator, Optional, Set
 
-from mmengine.registry import Registry, build_from_cfg
+from mmengine.registry import Registry, build_from_cfg, build_scheduler_from_cfg
 
 from ..utils.errors import UserError
 from ..utils.names import did_you_mean
@@ -24,10 +25,13 @@ def exit_on_user_error() -> Iterator[None]:
 
     Its sentence is printed to stderr, without a stack trace. Other errors pass,
     and with the environment variable ``AUTOPROG_TRACEBACK=1`` all do. Ctrl-C
-    ends it with status 130.
+    ends it with status 130. What standard output can't show, of file names say,
+    is escaped.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # of a tool's import of libraries
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='backslashreplace')
     try:
         yield
     except KeyboardInterrupt:
@@ -61,6 +65,10 @@ def user_message(error: Exception) -> Optional[str]:
     while trace is not None:  # to the innermost part, in parts of parts
         if trace.tb_frame.f_code is build_from_cfg.__code__:
             variables = trace.tb_frame.f_locals
+        elif trace.tb_frame.f_code is build_scheduler_from_cfg.__code__:
+            variables = {'obj_cls': trace.tb_frame.f_locals.get('scheduler_cls'),
+                         'obj_type': trace.tb_frame.f_locals.get('scheduler_type'),
+                         **trace.tb_frame.f_locals}
         trace = trace.tb_next
     return None if variables is None else _of_a_part(error, **variables)
 

@@ -27,12 +27,12 @@ from ..utils.names import did_you_mean
 from .errors import arguments_of
 
 # What Runner.from_cfg and the runner itself read, besides the runner's arguments.
-_READ = {*inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'} | {
+READ = {*inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'} | {
     'activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval',
     'find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'strategy', 'sync_bn',
     'tta_model', 'tta_pipeline'}
 # Of a config for a folder of images: read by launch/own_data.py.
-_READ_FOR_FOLDERS = {'classes', 'data_root', 'image_size', 'patch_size', 'val_share'}
+READ_FOR_FOLDERS = {'classes', 'data_root', 'image_size', 'patch_size', 'val_share'}
 # mmcls before its 1.0, where they mean what now has another name.
 _OLD = dict(
     checkpoint_config='default_hooks.checkpoint', data='train_dataloader', dist_params='env_cfg',
@@ -42,6 +42,11 @@ _OLD = dict(
 # Those of which paramwise_cfg is known.
 _CONSTRUCTORS = ('', 'DefaultOptimWrapperConstructor', 'LearningRateDecayOptimWrapperConstructor',
                  'MergedOptimWrapperConstructor')
+_TOGETHER = (('train_dataloader', 'train_cfg', 'optim_wrapper'),
+             ('val_dataloader', 'val_cfg', 'val_evaluator'),
+             ('test_dataloader', 'test_cfg', 'test_evaluator'))
+_DEFAULT_HOOKS = ('checkpoint', 'logger', 'param_scheduler', 'runtime_info', 'sampler_seed',
+                  'timer')
 _NEAR = 0.9  # of two names, where one is most likely the other, mistyped
 _ONLY_TRAINING = ('auto_scale_lr', 'default_hooks', 'optim_wrapper', 'param_scheduler', 'train_',
                   'val_')
@@ -55,7 +60,8 @@ def _of(*functions: Callable, more: Iterable[str] = ()) -> Set[str]:
 def _loop(default: Callable[[dict], str], cfg: dict) -> Optional[Set[str]]:
     kind = cfg.get('type', default(cfg))
     loop = LOOPS.get(kind) if isinstance(kind, str) else kind
-    return None if loop is None else _of(loop, more=('by_epoch', 'type'))
+    return None if loop is None else _of(loop, more=('by_epoch', 'type')) - {
+        'dataloader', 'evaluator', 'runner'}
 
 
 def _scheduler(cfg: dict) -> Optional[Set[str]]:
@@ -76,6 +82,11 @@ def _arch(cfg: dict) -> Optional[Set[str]]:
     # Of mmpretrain's VisionTransformer; those of other backbones are theirs.
     known = {'embed_dims', 'num_layers', 'num_heads', 'feedforward_channels'}
     return known if known <= {*cfg} else None
+
+
+def _check_level(name: str, value: object) -> None:
+    if value not in logging._nameToLevel and not isinstance(value, int):
+        raise UserError(f'{name} must be one of {sorted(logging._nameToLevel)}, but is {value!r}.')
 
 
 _DATALOADER: Set[str] = _of(DataLoader, more=('num_batch_per_epoch', ))
@@ -120,91 +131,17 @@ _VALUES: Dict[str, Callable] = {
     'optim_wrapper.accumulative_counts': check_int,
     'optim_wrapper.clip_grad.max_norm': partial(check_number, above=True),
     'optim_wrapper.optimizer.lr': check_number,
+    'optim_wrapper.paramwise_cfg.*_mult': check_number,
+    'param_scheduler.*.begin': partial(check_int, least=0),
+    'param_scheduler.*.eta_min': check_number,
     'optim_wrapper.optimizer.weight_decay': check_number,
+    'log_level': _check_level,
+    'randomness.seed': partial(check_int, least=0, most=2**32 - 1),
     'train_cfg.max_epochs': check_int,
     'train_cfg.max_iters': check_int,
     'train_cfg.val_begin': partial(check_int, least=0),
     'train_cfg.val_interval': check_int,
 }
-
-
-def check_options(cfg: Config, options: Mapping[str, object], for_folders: bool) -> None:
-    """Check that ``--cfg-options`` set what is there and is read, before they are merged.
-
-    Args:
-        cfg (Config): As read from its file.
-        options (dict): What the command line sets, by dotted keys.
-        for_folders (bool): Whether the config is one for a folder of images,
-            of which some keys are read that others don't have.
-
-    Raises:
-        UserError: Names the key, and the one that was meant, if there is one.
-    """
-    read = _READ | _READ_FOR_FOLDERS if for_folders else _READ
-    whole = cfg.to_dict()
-    for key, value in options.items():
-        name = key.split('.')[0]
-        if name in read:
-            _check_place(whole, key, value)
-            continue
-        places = {path: item for path, item in _walk(whole) if path.split('.')[0] in read}
-        if name not in whole:
-            # Of several places, the one of training.
-            last = {path.rpartition('.')[2]: path
-                    for path in sorted(places, key=lambda path: path.startswith('train_'))}
-            meant = name if name in last else next(
-                iter(difflib.get_close_matches(name, [*read, *last], n=1)), None)
-            hint = f' Did you mean {last.get(meant, meant)!r}?' if meant else ''
-            raise UserError(
-                f'--cfg-options {key}: a config has no key {name!r}, so that it would have no '
-                f'effect.{hint}')
-        old = whole[name]
-        same = [path for path, other in places.items() if path.rpartition('.')[2] == name or (
-            isinstance(old, (dict, list)) and old and other == old)]
-        if same:
-            raise UserError(
-                f'--cfg-options {key}: {name!r} is a variable of the config file, which is read '
-                f'before. Set {" and ".join(same[:3])} instead.')
-        print_log(f'--cfg-options {key}: {name!r} is a variable of the config file, which is read '
-                  'before. Only a part of your own that looks into the config sees it.',
-                  'current', logging.WARNING)
-
-
-def _check_place(cfg: dict, key: str, value: object) -> None:
-    """Check that a setting of the command line has a place in the config."""
-    part, names = cfg, key.split('.')
-    for i, name in enumerate(names):
-        where = '.'.join(names[:i])
-        if isinstance(part, (list, tuple)):
-            if not name.isdigit() or int(name) >= len(part):
-                raise UserError(f'--cfg-options {key}: {where} is a list of {len(part)}, of which '
-                                'the first one is 0.')
-            part = part[int(name)]
-            if not isinstance(part, dict):
-                raise UserError(f"--cfg-options {key}: {where} can only be set as a whole, such as "
-                                f'"{where}=[...]".')
-        elif not isinstance(part, dict):
-            raise UserError(f'--cfg-options {key}: {where} is {part!r}, so that it has no '
-                            f'{name!r}. Set {where} itself.')
-        elif name not in part:
-            return  # what gets it says if it has no use for it
-        else:
-            part = part[name]
-    if isinstance(part, dict) and part and not isinstance(value, dict) and value is not None:
-        raise UserError(f'--cfg-options {key}: it is a dict, but got {value!r}. Set what is in it: '
-                        f'{", ".join(f"{key}.{name}" for name in part)}.')
-
-
-def as_whole(cfg: Config, options: Mapping[str, object]) -> Dict[str, object]:
-    """Options with which dicts take the place of what is no dict; mmengine wouldn't have it.
-
-    Args:
-        cfg (Config): As read from its file.
-        options (dict): What :func:`check_options` has checked.
-    """
-    before = dict(_walk(cfg.to_dict()))
-    return {key: {'_delete_': True, **value} if isinstance(value, dict) and not isinstance(
-        before.get(key, value), dict) else value for key, value in options.items()}
 
 
 def check_keys(cfg: Config, testing: bool = False) -> None:
@@ -224,17 +161,20 @@ def check_keys(cfg: Config, testing: bool = False) -> None:
         _warn_of_name(name, value, whole)
     constructor = (whole.get('optim_wrapper') or {}).get('constructor') or ''
     constructor = constructor.rpartition('.')[2]
-    for path, value in _walk(whole):
+    for path, value in walk(whole):
         if testing and path.startswith(_ONLY_TRAINING):
             continue
+        hook = path.partition('default_hooks.')[2]
+        if hook and '.' not in hook and value is not None and (
+                not isinstance(value, dict) or 'type' not in value):
+            others = {*whole['default_hooks'], *_DEFAULT_HOOKS} - {hook}
+            raise UserError(f'{path} must be a dict with a type, but is {value!r}.'
+                            f'{did_you_mean(hook, others)}')
         if not isinstance(value, dict):
             for pattern, check in _VALUES.items():
                 if value is not None and fnmatchcase(path, pattern):
                     check(path, value)
             continue
-        if path.startswith('default_hooks.') and path.count('.') == 1 and 'type' not in value:
-            name, others = path.partition('.')[2], {*whole['default_hooks']}
-            raise UserError(f'{path} has no type.{did_you_mean(name, others - {name})}')
         if path.startswith('optim_wrapper.paramwise_cfg') and constructor not in _CONSTRUCTORS:
             continue
         for pattern, known in _KNOWN.items():
@@ -246,23 +186,63 @@ def check_keys(cfg: Config, testing: bool = False) -> None:
                 raise UserError(f'{path}.{key}: {path} has no such key.{names}')
 
 
+def check_parts(cfg: Config) -> None:
+    """Check that what a runner needs is there, and what belongs together.
+
+    Args:
+        cfg (Config): A whole config.
+
+    Raises:
+        UserError: Names what is missing.
+    """
+    for name in ('model', 'env_cfg', 'randomness'):
+        if not isinstance(cfg.get(name, {} if name != 'model' else None), dict):
+            raise UserError(f'config: {name} must be a dict, but is {cfg.get(name)!r}.')
+    for names in _TOGETHER:
+        there = [name for name in names if cfg.get(name) is not None]
+        if there and len(there) < len(names):
+            raise UserError(
+                f'config: {" and ".join(there)} is set, but not '
+                f'{" and ".join(name for name in names if name not in there)}. Set all of them, or '
+                'none.')
+
+
 def _warn_of_name(name: str, value: Any, cfg: Mapping[str, object]) -> None:
     """Warn of a variable that looks like a key that is read."""
     near = None
-    if name in _OLD and not any(other == value for path, other in _walk(cfg) if path != name):
+    if name.endswith('_pipeline') and name != 'tta_pipeline' and isinstance(value, list):
+        loader = f'{name[:-len("_pipeline")]}_dataloader'
+        _warn_of_pipeline(name, value, cfg, loader)
+    elif name in _OLD and not any(other == value for path, other in walk(cfg) if path != name):
         near = _OLD[name]
-    elif name not in _READ:
-        near = next(iter(difflib.get_close_matches(name, _READ, n=1, cutoff=_NEAR)), None)
+    elif name not in READ:
+        near = next(iter(difflib.get_close_matches(name, READ, n=1, cutoff=_NEAR)), None)
     if near and near != name:
         print_log(f'config: nothing reads {name!r}, unless it is a variable of yours. Did you mean '
                   f'{near!r}?', 'current', logging.WARNING)
 
 
-def _walk(part: Any, path: str = '') -> Iterator[Tuple[str, Any]]:
-    """All that is in a part of a config, with dotted paths."""
+def _warn_of_pipeline(name: str, pipeline: list, cfg: Mapping[str, object], loader: str) -> None:
+    """Warn of a pipeline that a config has set anew, while its base's is used."""
+    if isinstance(cfg.get(loader), dict) and not any(
+            value == pipeline for path, value in walk(cfg) if path != name):
+        print_log(f'config: nothing uses {name}. If it is to be that of {loader}, set '
+                  f'{loader}=dict(dataset=dict(pipeline={name})), too.', 'current', logging.WARNING)
+
+
+def walk(part: Any, path: str = '') -> Iterator[Tuple[str, Any]]:
+    """All that is in a part of a config, with dotted paths.
+
+    Args:
+        part (dict | list | tuple): The part.
+        path (str): Its own place. Defaults to '', the whole config.
+
+    Yields:
+        tuple[str, Any]: Place and value, also of what is inside of others.
+    """
     items = part.items() if isinstance(part, dict) else enumerate(part)
     for key, value in items:
         place = f'{path}.{key}' if path else str(key)
         yield place, value
         if isinstance(value, (dict, list, tuple)):
-            yield from _walk(value, place)
+            yield from walk(value, place)

@@ -14,7 +14,8 @@ from mmpretrain.registry import DATASETS
 from ..datasets.class_folders import ClassFolders
 from ..datasets.class_images import ClassImages, check_known, class_name, find_images
 from ..datasets.image_files import listed
-from ..engine.checkpoint import MODEL_CONFIG, read_weights
+from ..engine.checkpoint import MODEL_CONFIG
+from ..models import read_weights
 from ..utils.checks import check_int
 from ..utils.errors import UserError
 from .dataloaders import DATALOADERS, leaf_datasets
@@ -32,6 +33,7 @@ from .own_images import (
     classes_of,
     describe_count,
     describe_ignored,
+    shares_folders,
     short_side,
 )
 
@@ -103,6 +105,9 @@ def fill_custom_config(cfg: Config,
     for name, what in zip(DATALOADERS, ('to train', 'to validate', 'to test')):
         if name in samples:
             rows[what] = describe_count(images[name], samples[name], name != DATALOADERS[0])
+    if shares_folders(first, images.get(DATALOADERS[1], ())):
+        rows['take care'] = ('by links, images to train with are also validated with, so the '
+                             'accuracy says little')
     rows['size'] = _fill_sizes(cfg, first)
     _fill_model(cfg)
     if checkpoint is None:
@@ -145,6 +150,12 @@ def _check_root(root: object) -> str:
         raise UserError(
             f'data_root must be the path of one folder, but --cfg-options read it as {root!r}. '
             'Write a name of digits as ./2024, and a path with a comma as data_root=\'"a,b"\'.')
+    try:
+        root.encode()
+    except UnicodeEncodeError:  # which the config that is saved could not have
+        raise UserError(
+            f'data_root: the name of the folder {root!r} is not UTF-8. Rename it, or make a link '
+            'with another name.') from None
     return root
 
 

@@ -60,6 +60,17 @@ def check_classes(train: Sequence[ClassImages],
                 'needed.')
 
 
+def shares_folders(train: Sequence[ClassImages], val: Sequence[ClassImages]) -> bool:
+    """Whether folders to train and to validate with are the same ones, by links.
+
+    Args:
+        train (Sequence[ClassImages]): Images to train with.
+        val (Sequence[ClassImages]): Images to validate with.
+    """
+    return any(one.folders & other.folders for one in train for other in val
+               if one.folder != other.folder)
+
+
 def describe_count(parts: Sequence[ClassImages], samples: EpochSamples, held_out: bool) -> str:
     """How many images there are, how many of a class, and how many samples they make.
 

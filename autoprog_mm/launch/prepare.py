@@ -13,11 +13,13 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
-from ..utils.errors import UserError
+from ..utils.config_files import one_line
+from ..utils.errors import UserError, first_cause
 from .dataloaders import DATALOADERS
 from .device import adapt_to_device, enable_amp
 from .errors import user_message
-from .keys import as_whole, check_keys, check_options
+from .keys import check_keys, check_parts
+from .options import as_whole, check_options
 from .own_data import fill_custom_config, has_own_datasets
 
 _FALLING = ('CosineAnnealingLR', 'PolyLR')
@@ -76,6 +78,7 @@ def build_runner(cfg: Config, resume: Optional[str] = None) -> Runner:
         UserError: If a part of the config can't be built, or parts don't fit
             together.
     """
+    check_parts(cfg)
     try:
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     except ValueError as error:
@@ -131,8 +134,8 @@ def _merge_options(cfg: Config, options: Mapping[str, object]) -> None:
         cfg.merge_from_dict(as_whole(cfg, options))
         if any(key.split('.')[0] == 'custom_imports' for key in options) and cfg.custom_imports:
             import_modules_from_strings(**cfg.custom_imports)  # the file's are imported already
-    except Exception as error:  # no such place in a list, or a setting of a number's
-        raise UserError(f'--cfg-options: {error.args[0]}') from error
+    except Exception as error:  # of the imports, or of what mmengine cannot merge
+        raise UserError(f'--cfg-options: {one_line(first_cause(error))}.') from error
 
 
 def _check_runner(cfg: Config) -> None:
@@ -153,14 +156,23 @@ def _num_processes(launcher: str) -> int:
 
 
 def _warn_of_schedule(cfg: Config) -> None:
-    """Warn of a learning rate that falls for other epochs than there are."""
+    """Warn of a learning rate that falls, or warms up, for other epochs than there are."""
     max_epochs = (cfg.get('train_cfg') or {}).get('max_epochs')
-    schedulers = cfg.get('param_scheduler')
-    for i, scheduler in enumerate(schedulers if isinstance(schedulers, list) else []):
+    schedulers = cfg.get('param_scheduler') or []
+    found = {f'param_scheduler.{i}': scheduler for i, scheduler in enumerate(schedulers)} if \
+        isinstance(schedulers, list) else {'param_scheduler': schedulers}
+    for key, scheduler in found.items():
         end = scheduler.get('end')
-        if max_epochs is not None and end not in (None, max_epochs) and \
-                scheduler.get('by_epoch', True) and scheduler.get('type') in _FALLING:
+        if max_epochs is None or not scheduler.get('by_epoch', True):
+            continue
+        if scheduler.get('type') == 'LinearLR' and (end is None or end > max_epochs):
+            print_log(
+                f'train_cfg.max_epochs is {max_epochs}, but the learning rate warms up '
+                f'{"for ever" if end is None else f"until epoch {end}"}: it does not come to its '
+                f'full value. Set {key}.end, if that is not meant.',
+                'current', logging.WARNING)
+        if end not in (None, max_epochs) and scheduler.get('type') in _FALLING:
             print_log(
                 f'train_cfg.max_epochs is {max_epochs}, but the learning rate falls until epoch '
-                f'{end}. Set param_scheduler.{i}.end={max_epochs}, too, if that is not meant.',
+                f'{end}. Set {key}.end={max_epochs}, too, if that is not meant.',
                 'current', logging.WARNING)

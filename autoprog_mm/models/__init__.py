@@ -5,8 +5,9 @@ from .elastic import ElasticBackbone
 from .token_label import TokenLabelDataPreprocessor
 from .volo import ElasticVOLO
 from .volo_head import VOLOHead
+from .weights import SAVED_IN_MODEL, STATE, read_weights
 
 __all__ = [
-    'ElasticBackbone', 'ElasticDataPreprocessor', 'ElasticDeiT', 'ElasticVOLO',
-    'TokenLabelDataPreprocessor', 'VOLOHead'
+    'SAVED_IN_MODEL', 'STATE', 'ElasticBackbone', 'ElasticDataPreprocessor', 'ElasticDeiT',
+    'ElasticVOLO', 'TokenLabelDataPreprocessor', 'VOLOHead', 'read_weights'
 ]

@@ -45,11 +45,13 @@ class SavedSubnet:
         Raises:
             UserError: If weights were loaded.
         """
-        if self.loaded_slots is not None and not self.is_init:
+        if self.loaded_slots is not None and not getattr(self, 'is_init', False):
             raise UserError(
                 f'{type(self).__name__} was given with loaded weights, which init_weights of the '
                 'Runner would replace by random ones. Give the checkpoint as load_from.')
-        super().init_weights()
+        inherited = getattr(super(), 'init_weights', None)
+        if inherited is not None:
+            inherited()
 
     def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -64,8 +66,13 @@ class SavedSubnet:
         own = {prefix + name: shape for name, shape in self._shapes().items()}
         if not prefix:
             rename_from_timm(state_dict, list(own), self.timm_names, prefix)
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys,
-                                      unexpected_keys, error_msgs)
+        try:
+            super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys,
+                                          unexpected_keys, error_msgs)
+        except AssertionError as error:  # mmpretrain's, in resizing positions
+            raise UserError(
+                f'The positions of the weights cannot be resized for {type(self).__name__}: '
+                f'{error} They are perhaps of a model with other tokens besides patches.') from None
         # From here on, positions have our size.
         theirs = {name: tuple(getattr(value, 'shape', ())) for name, value in state_dict.items()
                   if name.startswith(prefix)}
@@ -90,9 +97,12 @@ class SavedSubnet:
         return {name: tuple(value.shape) for name, value in self.state_dict().items()
                 if name != SAVED_SUBNET}
 
-    def _wake_as_saved(self, saved: Optional[List[int]]) -> None:
+    def _wake_as_saved(self, saved: Optional[List[float]]) -> None:
         if saved is not None:
-            depth, resolution, min_depth = saved
+            if len(saved) != 3 or any(value != int(value) for value in saved):  # of an average
+                raise UserError(f'{SAVED_SUBNET} of the weights must be depth, resolution and '
+                                f'min_depth, but is {saved}.')
+            depth, resolution, min_depth = map(int, saved)  # half precision has made floats
             self._min_depth, self._min_depth_is_set = min_depth, False
             self.set_subnet(Subnet(depth, resolution))
             print_log(

@@ -169,7 +169,7 @@ def _read_scalars(work_dir: str) -> Tuple[List[dict], List[Validation]]:
         rows = _read_rows(path)
         trained = [dict(row, loss=_finite(row['loss'])) for row in rows if 'loss' in row]
         validated = [
-            Validation(row['step'], row['train_seconds'], _finite(row.get('accuracy/top1')))
+            Validation(row['step'], row['train_seconds'], _top1(row))
             for row in rows if _finite(row.get('train_seconds')) is not None
         ]
         # A resumed run repeats what came after its checkpoint: the earlier rows are void.
@@ -198,6 +198,12 @@ def _read_rows(path: str) -> List[dict]:
                 f'{path!r}, line {number}, is not JSON ({line[:40]!r}): delete it, or get the '
                 'file as the run wrote it.') from None
     return [row for row in rows if isinstance(row, dict) and _finite(row.get('step')) is not None]
+
+
+def _top1(row: dict) -> Optional[float]:
+    """Of a validation, whatever prefix its metric has."""
+    return next((_finite(value) for key, value in row.items()
+                 if key.rpartition('/')[2] == 'top1'), None)
 
 
 def _finite(value: Any) -> Optional[float]:

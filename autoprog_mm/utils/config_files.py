@@ -1,8 +1,10 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """Config files, of either style, as configs with names in place of classes."""
+import difflib
 import inspect
 import os.path as osp
-from typing import Any, Optional, Set
+from pathlib import Path
+from typing import Any, List, Optional, Set
 
 import mmengine.registry
 import mmpretrain.registry
@@ -10,14 +12,31 @@ from mmengine.config import Config
 from mmengine.config.lazy import LazyAttr, LazyObject
 
 from ..registry import GROWTH_OPERATORS
-from .errors import UserError
+from .errors import UserError, first_cause
 
+PACKAGE = Path(__file__).parents[1]
+INDEX = 'model-index.yml'
 _SCOPE = 'mmpretrain'
 # What is there without custom_imports.
 _LIBRARIES = {'builtins', 'mmcv', 'mmengine', 'mmpretrain', 'torch', 'torchvision'}
 _REGISTRIES = [GROWTH_OPERATORS] + [
     part for module in (mmpretrain.registry, mmengine.registry)
     for part in vars(module).values() if isinstance(part, mmengine.registry.Registry)]
+
+
+def extension() -> Optional[Path]:
+    """The folder that has ``configs``, ``tools`` and the model index; None if there is none."""
+    # Inside of an installed package, and beside it in a checkout.
+    for folder in (PACKAGE / '.mim', PACKAGE.parent):
+        if (folder / INDEX).is_file() and (folder / 'configs').is_dir():
+            return folder
+    return None
+
+
+def _own_configs() -> List[Path]:
+    folder = extension()
+    return [] if folder is None else [
+        file for file in folder.joinpath('configs').rglob('*.py') if '_base_' not in file.parts]
 
 
 def read_config(path: str, argument: str = 'config') -> Config:
@@ -37,15 +56,37 @@ def read_config(path: str, argument: str = 'config') -> Config:
     if osp.isdir(path):
         raise UserError(f'{argument}: {path!r} is a folder, not a config file.')
     if not osp.isfile(path):
-        raise UserError(f'{argument}: there is no file {path!r}.')
+        own = {file.name: str(file) for file in _own_configs()}
+        near = difflib.get_close_matches(osp.basename(path), own, n=1, cutoff=0.7)
+        hint = f' Did you mean {osp.relpath(own[near[0]])}?' if near else ''
+        raise UserError(f'{argument}: there is no file {path!r}.{hint}')
     try:
         return with_names(Config.fromfile(path))
     except UserError:
         raise
-    except Exception as error:  # configs are programs, which can raise anything
-        what = ' '.join(str(error).split())
+    except ImportError as error:  # of custom_imports; mmengine lists sys.path, and not the cause
         raise UserError(
-            f'{argument}: {path!r} cannot be read: {type(error).__name__}: {what}') from error
+            f'{argument}: {path!r} cannot be read: {one_line(first_cause(error))}. Install what is '
+            'missing, or name the folder of a module of your own in PYTHONPATH.') from error
+    except Exception as error:  # configs are programs, which can raise anything
+        raise UserError(f'{argument}: {path!r} cannot be read: {one_line(error)}.'
+                        f'{_hint(path)}') from error
+
+
+def one_line(error: BaseException) -> str:
+    """Kind and message of an error, in one line without a full stop.
+
+    Args:
+        error (BaseException): The error.
+    """
+    return f'{type(error).__name__}: {" ".join(str(error).split())}'.rstrip('.')
+
+
+def _hint(path: str) -> str:
+    """What may be the matter with a config that cannot be parsed."""
+    with open(path, encoding='utf-8', errors='replace') as file:
+        return " Write variables of the environment as {{'$NAME:default'}}, with quotes inside." \
+            if '{{$' in file.read() else ''
 
 
 def with_names(cfg: Config) -> Config:

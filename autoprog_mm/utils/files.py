@@ -17,7 +17,8 @@ def replacing(path: Union[str, Path], durable: bool = True) -> Iterator[str]:
     """A name beside a file for its new content, which takes the file's place at the end.
 
     If the block raises an error the file stays as it was, and what is beside
-    it is removed.
+    it is removed. A link stays one, and what it leads to is written. What is
+    no file, such as ``/dev/stdout``, is written as it is.
 
     Args:
         path (str | Path): The file to (over)write.
@@ -29,6 +30,10 @@ def replacing(path: Union[str, Path], durable: bool = True) -> Iterator[str]:
     Yields:
         str: The file to write instead.
     """
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        yield str(path)  # or a file would take the device's place
+        return
+    path = os.path.realpath(path)
     beside = f'{path}.{os.getpid()}.tmp'
     try:
         yield beside

@@ -16,7 +16,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         no known name is close.
     """
     known = sorted(set(known))
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
     # Of a longer or shorter name that has the same beginning or end, too.
     near += [other for other in known if min(len(name), len(other)) > 2 and (
         other.startswith(name) or name.startswith(other) or other.endswith(name))]

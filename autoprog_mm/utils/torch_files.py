@@ -1,16 +1,22 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """Reading files of torch; nothing in them runs."""
+import logging
 import os
 import os.path as osp
 import re
+import zipfile
 from pickle import UnpicklingError
 from typing import Any, Optional
 from urllib.parse import urlparse
 
 import torch
+from mmengine.logging import print_log
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from .errors import UserError
+
+_WRAPPED = re.compile(r'^((module|_orig_mod)\.)+')  # names in DataParallel, and compiled
+_AVERAGES = ('model_ema', 'state_dict_ema')  # of DeiT and timm; mmengine's are in state_dict
 
 
 class _LeftOut:
@@ -33,8 +39,8 @@ def load_file(path: str, map_location: Any = 'cpu', mmap: bool = False,
     Args:
         path (str): The file.
         map_location (Any): As of ``torch.load``. Defaults to the CPU.
-        mmap (bool): Whether to leave tensors on the disk until they are used.
-            Defaults to False.
+        mmap (bool): Whether to leave tensors on the disk until they are used,
+            where the file's format allows it. Defaults to False.
         leave_out_objects (bool): Of a dict with objects of classes, such as
             mmengine's log buffers, whether to leave out the entries that hold
             some. Nothing of them is looked up or called. Defaults to False,
@@ -46,6 +52,7 @@ def load_file(path: str, map_location: Any = 'cpu', mmap: bool = False,
     path = osp.expanduser(path)
     if not osp.isfile(path):
         raise UserError(f'there is no file {path!r}.')
+    mmap = mmap and zipfile.is_zipfile(path)  # as torch has written them since 1.6
     allowed = torch.serialization.get_safe_globals()  # some of torch's own parts add to it
     torch.serialization.clear_safe_globals()
     refusal = ''
@@ -79,8 +86,8 @@ def load_weights(path: str, map_location: Any = 'cpu', mmap: bool = False) -> di
 
     Args:
         path (str): The file. The weights may be under ``'state_dict'``
-            (mmengine, timm) or ``'model'`` (DeiT), or be all of it; all names may begin
-            with ``'module.'``.
+            (mmengine, timm) or ``'model'`` (DeiT), or be all of it; names may begin
+            with ``'module.'`` or ``'_orig_mod.'``.
         map_location (Any): As of ``torch.load``. Defaults to the CPU.
         mmap (bool): Whether to leave tensors on the disk until they are used.
             Defaults to False.
@@ -101,8 +108,13 @@ def load_weights(path: str, map_location: Any = 'cpu', mmap: bool = False) -> di
         raise UserError(f"{path!r} has no weights: it must be a dict of tensors, or have one under "
                         "'state_dict' or 'model'.")
     checkpoint = {} if key is None else {k: v for k, v in loaded.items() if k != key}
-    if all(str(name).startswith('module.') for name in weights):  # of DataParallel
-        weights = {name[len('module.'):]: value for name, value in weights.items()}
+    averaged = [name for name in _AVERAGES if name in checkpoint]
+    if averaged:
+        print_log(f'{path!r} has {" and ".join(averaged)}, too; the weights under {key!r} are '
+                  'taken. For others, save them in a file of their own.', 'current',
+                  logging.WARNING)
+    if any(_WRAPPED.match(name) for name in weights):  # mmengine cuts one off, in some places
+        weights = {_WRAPPED.sub('', name): value for name, value in weights.items()}
     return dict(checkpoint, state_dict=weights)
 
 

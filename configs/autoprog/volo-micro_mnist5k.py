@@ -17,4 +17,5 @@ custom_hooks = [
         # By multiply-adds, a seed gives the same decisions in every run.
         search=dict(type='OneShotSearch', epochs=2, eval_batches=4, evals=(1, 1), cost='flops')),
     dict(type='MoGrowEMAHook'),
+    dict(type='SyncBuffersHook'),  # BatchNorm, on several processes
 ]

@@ -13,4 +13,5 @@ _base_ = [
 custom_hooks = [
     dict(type='AutoProgHook', num_stages=1),
     dict(type='MoGrowEMAHook'),
+    dict(type='SyncBuffersHook'),  # BatchNorm, on several processes
 ]

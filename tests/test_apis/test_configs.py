@@ -59,7 +59,7 @@ def test_mmengine_finds_the_package_that_is_imported():
 
 
 def test_package_without_configs_gets_a_sentence(monkeypatch, tmp_path):
-    monkeypatch.setattr('autoprog_mm.apis.configs._PACKAGE', tmp_path / 'autoprog_mm')
+    monkeypatch.setattr('autoprog_mm.utils.config_files.PACKAGE', tmp_path / 'autoprog_mm')
     with pytest.raises(ValueError, match='Install it with pip, or use a whole checkout'):
         autoprog_mm.get_config('autoprog/deit-s_in1k.py')
 

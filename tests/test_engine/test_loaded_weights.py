@@ -1,5 +1,6 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 import re
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -10,11 +11,19 @@ from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 
 from autoprog_mm import Subnet
+from autoprog_mm.engine import loaded_weights
+from autoprog_mm.growth import OneShotSearch, build_schedule
+from autoprog_mm.growth.operators import build_operator
+from autoprog_mm.launch import build_runner
+from autoprog_mm.models import ElasticDeiT
 from autoprog_mm.utils import UserError
 from tests.micro import STEPS, load, micro_config, run
-from tests.test_engine.resuming import SEARCH, resumed_until, run_until
+from tests.test_engine.resuming import SEARCH, run_until
 from tests.test_export.models import randomize
 
+SEARCH_OPTIONS = {key: value for key, value in SEARCH.items() if key != 'type'}
+BACKBONE = dict(arch=dict(embed_dims=16, num_layers=4, num_heads=2, feedforward_channels=32),
+                img_size=32, patch_size=8)
 QUICK = dict(train_cfg__max_epochs=4, param_scheduler__1__end=4)  # stages of one epoch
 WARNING = r'MoGrow overwrites a layer when it wakes, and so 2 of the 4 layers whose weights were ' \
           r"loaded\. To keep them, set optim_wrapper.growth=dict\(type='Keep'\)"
@@ -78,16 +87,6 @@ def test_growth_over_loaded_weights_is_warned_of(pretrained, jpeg_root, tmp_path
         assert name == 'awake_subnet' or torch.equal(value, weights[f'backbone.{name}']), name
 
 
-@pytest.mark.parametrize('options', [
-    dict(optim_wrapper__growth=dict(type='Keep')),
-    dict(custom_hooks__0__initial_scale=dict(depth=1, resolution=.5)),
-    dict(custom_hooks__0__num_stages=1),
-])
-def test_what_keeps_loaded_weights_is_not(pretrained, jpeg_root, tmp_path, capfd, options):
-    begin(micro_config(jpeg_root, tmp_path, load_from=str(pretrained[0]), **options))
-    assert 'overwrites a layer' not in ''.join(capfd.readouterr())
-
-
 def test_neither_is_a_fresh_run_nor_a_resumed_one(early, jpeg_root, tmp_path, capfd):
     begin(micro_config(jpeg_root, tmp_path, **QUICK))
     cfg = micro_config(jpeg_root, tmp_path, **QUICK, resume=True,
@@ -98,12 +97,45 @@ def test_neither_is_a_fresh_run_nor_a_resumed_one(early, jpeg_root, tmp_path, ca
     assert 'unfinished run' not in printed
 
 
+def test_resume_with_nothing_to_resume_loads_what_the_config_says(pretrained, jpeg_root, tmp_path):
+    """Best checkpoints can't be resumed from."""
+    (tmp_path / 'best_top1_epoch_3.pth').touch()
+    path, weights = pretrained
+    runner = build_runner(micro_config(jpeg_root, tmp_path, load_from=str(path)), 'auto')
+    runner.register_hook(Quick())
+    with pytest.raises(InterruptedError):
+        runner.train()
+    assert torch.equal(runner.model.backbone.layers[0].attn.qkv.weight,
+                       weights['backbone.layers.0.attn.qkv.weight'])
+
+
+def check(operator='MoGrow', loaded=((0, 1, 2, 3), ), search=None, num_stages=4, **scale):
+    """What is said of a run whose backbone has had these of its 4 slots awake in a checkpoint."""
+    backbone = ElasticDeiT(**BACKBONE)
+    full, scale = backbone.full_subnet, dict(dict(depth=.5, resolution=.5), **scale)
+    stages = build_schedule(num_stages, 8, full, scale, regularization={}, full_regularization={},
+                            resolution_divisor=8)
+    backbone.min_depth = stages[0].subnet.depth
+    backbone.loaded_slots = loaded
+    said = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loaded_weights, 'print_log', lambda text, **_: said.append(text))
+        loaded_weights.check_loaded(
+            SimpleNamespace(backbone=backbone, optim_wrapper=SimpleNamespace(
+                growth_operator=build_operator(dict(type=operator)))), stages, search)
+    return said
+
+
 @pytest.mark.parametrize('operator', [
     'RandomInit', 'Stacking', 'Interpolation', 'IdentityInit', 'MoGrow'])
-def test_all_other_operators_are_warned_of(pretrained, jpeg_root, tmp_path, capfd, operator):
-    begin(micro_config(jpeg_root, tmp_path, load_from=str(pretrained[0]),
-                       optim_wrapper__growth=dict(type=operator)))
-    assert f'{operator} overwrites a layer' in ''.join(capfd.readouterr())
+def test_all_other_operators_are_warned_of(operator):
+    said, = check(operator)
+    assert said.startswith(f'{operator} overwrites a layer when it wakes, and so 2 of the 4 layers')
+
+
+def test_what_keeps_loaded_weights_is_not_warned_of():
+    assert check('Keep') == check(depth=1) == check(num_stages=1) == check(loaded=None) == []
+    assert check(loaded=((0, 2), )) == []  # what grows over others was not trained
 
 
 class Waking(Hook):
@@ -125,7 +157,8 @@ class Waking(Hook):
 def test_keep_wakes_every_layer_as_it_was_loaded(pretrained, jpeg_root, tmp_path):
     path, weights = pretrained
     waking = Waking()
-    run(micro_config(jpeg_root, tmp_path, **QUICK, load_from=str(path),
+    run(micro_config(jpeg_root, tmp_path, **QUICK, load_from=str(path), train_cfg__val_interval=4,
+                     default_hooks__checkpoint__interval=4,
                      optim_wrapper__growth=dict(type='Keep')), waking)
     assert list(waking.seen) == [0, 2, 3, 1]
     for copies in waking.seen.values():
@@ -146,31 +179,35 @@ def test_a_run_may_start_from_the_layers_that_it_finds_trained(early, jpeg_root,
                if name != 'backbone.awake_subnet')
 
 
-@pytest.mark.parametrize('search, options, match', [
-    (None, dict(custom_hooks__0__num_stages=1), '1 of the 4 .*begin with fewer layers'),
-    (None, dict(custom_hooks__0__initial_scale=dict(depth=1)), '1 of the 4 layers'),
+@pytest.mark.parametrize('options, match', [
+    (dict(num_stages=1), '1 of the 4 .*begin with fewer layers'),
+    (dict(depth=1), '1 of the 4 layers'),
     # Of another waking order: 0 1 2 of four, where layers 0 2 3 are trained.
-    (None, dict(custom_hooks__0__initial_scale=dict(depth=.75)), '1 of the 3 layers'),
-    (SEARCH, {}, '1 of the 4 layers.* search=None'),
-    (None, dict(optim_wrapper__growth=dict(type='Keep')),
+    (dict(depth=.75), '1 of the 3 layers'),
+    (dict(search=OneShotSearch(**SEARCH_OPTIONS)), '1 of the 4 layers.* search=None'),
+    (dict(operator='Keep'),
      '1 of the 4 layers.*an operator that fills the layers that wake, not Keep'),
 ])
-def test_untrained_layers_are_refused(early, jpeg_root, tmp_path, search, options, match):
-    cfg = micro_config(
-        jpeg_root, tmp_path, search, load_from=str(early / 'epoch_2.pth'), **options)
+def test_untrained_layers_are_refused(options, match):
     with pytest.raises(UserError, match=f'of an unfinished run: {match}'):
+        check(loaded=((0, 2, 3), ), **options)
+
+
+def test_a_run_with_untrained_layers_is_refused(early, jpeg_root, tmp_path):
+    cfg = micro_config(jpeg_root, tmp_path, load_from=str(early / 'epoch_2.pth'),
+                       custom_hooks__0__num_stages=1)
+    with pytest.raises(UserError, match='of an unfinished run: 1 of the 4'):
         run(cfg, Quick())
 
 
 def test_an_early_checkpoint_in_init_cfg_does_not_hinder_a_resume(early, jpeg_root, tmp_path):
-    cfg = micro_config(jpeg_root, tmp_path, **QUICK)
+    cfg = micro_config(jpeg_root, tmp_path, **QUICK, resume=True,
+                       load_from=str(early / 'epoch_2.pth'))
     cfg.model.init_cfg = dict(type='Pretrained', checkpoint=str(early / 'epoch_1.pth'))
-    resumed_until(cfg, early / 'epoch_2.pth', 3 * STEPS)
-    plain = micro_config(jpeg_root, tmp_path / 'plain', **QUICK)
-    resumed_until(plain, early / 'epoch_2.pth', 3 * STEPS)
-    one, other = (load(folder / 'epoch_3.pth') for folder in (tmp_path, tmp_path / 'plain'))
-    assert all(torch.equal(one['state_dict'][name], value)
-               for name, value in other['state_dict'].items())
+    model = begin(cfg)
+    weights = load(early / 'epoch_2.pth')['online_state_dict']
+    assert model.backbone.awake_slots == ((0, 2, 3), )  # stage 2 runs what stage 1 ran
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
 
 # ------------------------------------------------------------- others' weights
@@ -214,6 +251,14 @@ def test_a_test_needs_the_head(pretrained, jpeg_root, tmp_path, change, match):
     torch.save(weights, tmp_path / 'in.pth')
     with pytest.raises(UserError, match=f'checkpoint to test is of another model: .*{match}'):
         runner_to_test(jpeg_root, tmp_path, tmp_path / 'in.pth').test()
+
+
+def test_what_is_of_no_part_of_the_model_does_not_hinder_a_test(pretrained, jpeg_root, tmp_path):
+    """mmcv 1.x saved averages in the same dict, and torch's AveragedModel counts."""
+    weights = {f'module.{name}': value for name, value in pretrained[1].items()}
+    torch.save({**weights, 'n_averaged': torch.ones(1), 'ema_backbone_cls_token': torch.ones(1)},
+               tmp_path / 'in.pth')
+    runner_to_test(jpeg_root, tmp_path, tmp_path / 'in.pth').test()
 
 
 def test_stock_checkpoints_and_timms_names_are_tested(pretrained, jpeg_root, tmp_path):

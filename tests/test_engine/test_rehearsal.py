@@ -1,10 +1,13 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """A validation is rehearsed; mistakes that it finds are in test_autoprog_mistakes.py."""
+from contextlib import nullcontext
+
 import pytest
 import torch
 from mmengine.runner import Runner
 
-from autoprog_mm.engine.rehearsal import rehearse_validation
+from autoprog_mm.engine.rehearsal import rehearse_test, rehearse_validation
+from autoprog_mm.utils import UserError
 from tests.micro import micro_config
 from tests.test_engine.short_runs import run_until
 
@@ -58,3 +61,13 @@ def test_without_validation(jpeg_root, tmp_path):
     cfg = micro_config(jpeg_root, tmp_path)
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
     rehearse_validation(Runner.from_cfg(cfg))
+
+
+@pytest.mark.parametrize('evaluator, works', [
+    (dict(type='Accuracy', topk=(1, 5)), False), (dict(type='Accuracy', topk=(1, 2)), True)])
+def test_of_a_test(jpeg_root, tmp_path, evaluator, works):
+    cfg = micro_config(jpeg_root, tmp_path)
+    cfg.update(test_dataloader=cfg.val_dataloader, test_cfg={}, test_evaluator=evaluator)
+    with nullcontext() if works else pytest.raises(
+            UserError, match='test_evaluator: Accuracy cannot judge.*categories is 4'):
+        rehearse_test(Runner.from_cfg(cfg))

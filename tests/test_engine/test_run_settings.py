@@ -1,9 +1,11 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """Resuming with other settings: refused, said, or free."""
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from autoprog_mm.engine import MoGrowOptimWrapper, run_settings
@@ -94,12 +96,29 @@ def test_what_the_checkpoint_decides_is_said(trained, jpeg_root, tmp_path):
 
 def test_what_is_free_is_not_talked_about(trained, jpeg_root, tmp_path):
     cfg = change(micro_config(jpeg_root, tmp_path), dict(
+        model__backbone__type='mmpretrain.ElasticDeiT',
         train_dataloader__num_workers=1, train_dataloader__persistent_workers=False,
         default_hooks__logger__interval=1, train_cfg__val_interval=2,
         model__head__topk=(1, 2), optim_wrapper__optimizer__foreach=False))
     cfg.custom_hooks.append(dict(type='MicroBatchHook', max_batch_per_step=4))
     resumed_until(cfg, trained / 'epoch_2.pth', 2 * STEPS + 1)
     assert not any(' there, ' in line for line in log_of(tmp_path))
+
+
+@pytest.mark.parametrize('scheduler', [
+    dict(type='CosineAnnealingMomentum', T_max=8, eta_min=0.85, convert_to_iter_based=True),
+    dict(type='OneCycleLR', eta_max=0.01, total_steps=48, by_epoch=False),
+], ids=lambda scheduler: scheduler['type'])
+def test_schedulers_go_on_where_they_were(jpeg_root, tmp_path, scheduler):
+    """Also those of which a part is a function, or which change betas."""
+    cfg = micro_config(jpeg_root, tmp_path / 'whole')
+    cfg.param_scheduler = [scheduler]
+    run_until(cfg, 2 * STEPS)
+    cfg.work_dir = str(tmp_path / 'resumed')
+    resumed_until(cfg, tmp_path / 'whole' / 'epoch_1.pth', 2 * STEPS)
+    assert_same_state(*(tmp_path / name / 'epoch_2.pth' for name in ('whole', 'resumed')))
+    lines = log_of(tmp_path / 'whole') + log_of(tmp_path / 'resumed')
+    assert not any(' there, ' in line or 'Left out' in line for line in lines)
 
 
 def test_data_that_have_moved(trained, jpeg_root, tmp_path):
@@ -149,6 +168,31 @@ def test_the_batch_of_an_update_counts(monkeypatch, counts, size, processes, ima
     settings = run_settings.run_settings(runner)
     assert settings['images_of_an_update'] == images
     assert settings['train_dataloader'] == {}
+
+
+@pytest.mark.parametrize('key, value, said', [
+    ('model__backbone__drop_path_rate', 0.3,
+     r'model\.backbone\.drop_path_rate \(0\.1 there, 0\.3 here\)'),
+    ('optim_wrapper__optimizer__lr', 6e-3, r'optimizer\.lr \(0\.003 there, 0\.006 here\)\. '),
+    ('param_scheduler__1__eta_min', 1e-4,
+     r'param_scheduler\.1\.eta_min \(1e-05 there, 0\.0001 here\)'),
+    ('train_dataloader__dataset__data_root', None, None),
+    ('train_dataloader__num_workers', 1, None)])
+def test_ranks_with_other_settings(jpeg_root, tmp_path, monkeypatch, key, value, said):
+    """Given to one process only; the second rank's are those of another runner here."""
+    gathered = []
+    monkeypatch.setattr(run_settings, 'all_gather_object',
+                        lambda mine: gathered.append(mine) or list(gathered))
+    (tmp_path / 'mount').symlink_to(jpeg_root)
+    for number, options in enumerate(({}, {key: value or str(tmp_path / 'mount')})):
+        runner = Runner.from_cfg(micro_config(jpeg_root, tmp_path / str(number), **options))
+        runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+        runner._train_loop = runner.build_train_loop(runner._train_loop)
+        runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
+        with nullcontext() if said is None or number == 0 else pytest.raises(
+                UserError, match=rf'Rank 1 \(here\) has other settings.*: {said}'):
+            run_settings.check_ranks_share(runner)
+    assert len(gathered) == 2
 
 
 def log_of(folder):

@@ -85,7 +85,8 @@ def weights_but(model, *slots):
     prefixes = tuple(f'backbone.layers.{slot}.' for slot in slots)
     return {
         name: value.clone()
-        for name, value in model.state_dict().items() if not name.startswith(prefixes)
+        for name, value in model.state_dict().items()
+        if not name.startswith((*prefixes, 'backbone.awake_subnet'))
     }
 
 

@@ -15,7 +15,7 @@ def device(monkeypatch):
 @pytest.fixture
 def log(monkeypatch):
     messages = []
-    for module in ('device', 'keys', 'prepare'):
+    for module in ('checks', 'device', 'keys', 'options', 'prepare'):
         monkeypatch.setattr(f'autoprog_mm.launch.{module}.print_log',
                             lambda text, *args: messages.append(text))
     return messages

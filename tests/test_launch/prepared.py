@@ -26,6 +26,7 @@ def make_config(**changes):
             val_cfg=dict(),
             test_cfg=dict(),
             val_evaluator=dict(type='Accuracy'),
+            test_evaluator=dict(type='Accuracy'),
             optim_wrapper=dict(type='MoGrowOptimWrapper', optimizer=dict(type='AdamW'))),
         **changes
     })

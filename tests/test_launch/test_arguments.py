@@ -46,16 +46,26 @@ def test_options_add_up(parser):
 
 
 @pytest.mark.parametrize('args, message', [
-    (['--workdir', 'x'], "unrecognized arguments: --workdir x. Did you mean '--work-dir'? "
-                         'Settings of the config follow --cfg-options, as key=value.'),
+    (['--workdir', 'x'], "unrecognized arguments: --workdir x. Did you mean '--work-dir'?"),
     (['--work_dir=x'], "--work_dir=x. Did you mean '--work-dir'?"),
-    (['--zzz'], 'unrecognized arguments: --zzz. Settings of the config'),
-    (['train_cfg.max_epochs=1'], 'arguments: train_cfg.max_epochs=1. Settings of the config'),
-    (['--cfg-options', 'a'], "--cfg-options takes key=value, but got 'a'."),
-    (['--cfg-options', '=a'], "--cfg-options takes key=value, but got '=a'."),
+    (['--data_root', 'X'], '--data_root X. Did you mean --cfg-options data_root=X?'),
+    (['--data-root=X'], '--data-root=X. Did you mean --cfg-options data_root=X?'),
+    (['--data_root', '--work-dir', 'w'], '--data_root. Did you mean --cfg-options data_root=...?'),
+    (['train_cfg.max_epochs=1'], 'Did you mean --cfg-options train_cfg.max_epochs=1?'),
+    (['more'], 'unrecognized arguments: more. --help lists all.'),
+    (['--cfg-options', 'a'], "--cfg-options takes key=value, without spaces around the =, but got "
+                             "'a'. Did you mean a=...?"),
+    (['--cfg-options', 'a', '=', 'X'], 'Did you mean a=...?'),
+    (['--cfg-options', '=a'], "around the =, but got '=a'."),
     (['--cfg-options', 'a=[1'], '--cfg-options a: Imbalanced brackets')])
 def test_mistakes(parser, capsys, args, message):
     with pytest.raises(SystemExit, match='2'):
         parser.parse_args(['a.py', *args])
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith('the_tool.py: error: ') and message in last
+
+
+def test_without_a_config(capsys):
+    with pytest.raises(SystemExit):
+        Parser(prog='the_tool.py').parse_args(['--data_root', 'X'])
+    assert capsys.readouterr().err.endswith('--data_root X. --help lists all.\n')

@@ -6,10 +6,16 @@ import autoprog_mm  # noqa: F401  (before mmpretrain, which imports torchvision)
 
 # isort: split
 import pytest
+import torch
 from mmengine.config import Config
 from mmpretrain.datasets import CustomDataset
 
-from autoprog_mm.launch import check_checkpoint, check_datasets, check_work_dir
+from autoprog_mm.launch import (
+    check_checkpoint,
+    check_datasets,
+    check_init_cfg,
+    check_work_dir,
+)
 
 
 def with_images(folder, name='0.JPEG'):
@@ -134,6 +140,72 @@ class TestFolders:
         check(dataset)
 
 
+class TestLabels:
+    """What mmpretrain reads without a word, but with other labels."""
+
+    def test_other_classes_to_validate_with(self, tmp_path):
+        for folder in ('train/a', 'train/b', 'train/c', 'val/a', 'val/c'):
+            with_images(tmp_path / folder)
+        loaders = {
+            f'{split}_dataloader': dict(dataset=dict(
+                type='CustomDataset', data_root=str(tmp_path), data_prefix=split))
+            for split in ('train', 'val')}
+        # Class c has the label 2 to train with, and 1 to validate with.
+        assert CustomDataset(data_root=str(tmp_path), data_prefix='val')[1]['gt_label'] == 1
+        with pytest.raises(ValueError, match="^val_dataloader.dataset and train_dataloader.dataset "
+                           "have different class folders: 'b' is in one of them only"):
+            check_datasets(Config(loaders), tuple(loaders))
+        with_images(tmp_path / 'val' / 'b')
+        check_datasets(Config(loaders), tuple(loaders))
+
+    @pytest.mark.parametrize('name', ['.ipynb_checkpoints', '__MACOSX'])
+    def test_folders_that_are_no_classes(self, tmp_path, name):
+        with_images(tmp_path / 'cat')
+        (tmp_path / name).mkdir()
+        assert CustomDataset(data_root=str(tmp_path)).CLASSES == (name, 'cat')
+        with pytest.raises(ValueError, match=rf"takes the folder '.*{name}' for a class. Delete"):
+            check(dict(type='CustomDataset', data_root=str(tmp_path)))
+
+    def test_link_to_a_folder_around(self, tmp_path):
+        with_images(tmp_path / 'cat')
+        (tmp_path / 'cat' / 'loop').symlink_to(tmp_path)
+        with pytest.raises(OSError, match='Too many levels of symbolic links'):
+            CustomDataset(data_root=str(tmp_path))
+        with pytest.raises(ValueError, match="the link '.*loop' leads to a folder around it"):
+            check(dict(type='CustomDataset', data_root=str(tmp_path)))
+
+    def test_types_that_are_passed_over(self, tmp_path, log):
+        for i, ending in enumerate(('.jpg', '.png', '.webp', '.Tiff', '.webp')):
+            with_images(tmp_path / 'cat', f'{i}{ending}')
+        dataset = dict(type='CustomDataset', data_root=str(tmp_path))
+        assert len(CustomDataset(data_root=str(tmp_path))) == 2
+        check(dataset)
+        message, = log
+        assert f"CustomDataset passes over 3 of 5 images in '{tmp_path}" in message
+        assert 'of the types .tiff, .webp. Set train_dataloader.dataset.extensions' in message
+        check(dict(dataset, extensions=['.jpg', '.png', '.webp', '.tiff']))
+        assert len(log) == 1
+
+    @pytest.mark.parametrize('lines, wrong', [
+        ('a.png 0\nb c.png 1\n', None),
+        ('a.png 0\r\nb.png 12\r\n', None),
+        ('a.png 0\nb.png\n', 2),
+        ('a.png 0\nb.png\t1\n', 2),
+        ('a.png 0\n\nb.png 1\n', 2),
+        ('a.png 0\nb.png -1\n', 2),
+        ('a.png cat\n', 1),
+        ('\ufeffa.png 0\n', 1),
+    ])
+    def test_lines_of_annotations(self, tmp_path, lines, wrong):
+        (tmp_path / 'ann.txt').write_text(lines, newline='')
+        dataset = dict(type='CustomDataset', data_root=str(tmp_path), ann_file='ann.txt')
+        if wrong is None:
+            return check(dataset)
+        with pytest.raises(ValueError, match=rf"^train_dataloader.dataset.ann_file: line {wrong} "
+                           "of '.*ann.txt' must be the path of an image, a space and a label"):
+            check(dataset)
+
+
 class TestCheckWorkDir:
 
     def test_is_made(self, tmp_path):
@@ -146,6 +218,8 @@ class TestCheckWorkDir:
             message = r"^--work-dir: nothing can be written into '.*file"
             with pytest.raises(ValueError, match=message):
                 check_work_dir(str(path))
+        with pytest.raises(ValueError, match="^target: nothing can be written into '.*file'"):
+            check_work_dir(str(tmp_path / 'file'), 'target')
 
     @pytest.mark.parametrize('how', ['ro', 'full'])
     def test_no_writing_there(self, tmp_path, how):
@@ -164,9 +238,39 @@ class TestCheckWorkDir:
             subprocess.run(['umount', '-l', str(tmp_path)], check=True)
 
 
-def test_check_checkpoint(tmp_path):
-    (tmp_path / 'a.pth').touch()
-    for path in (None, str(tmp_path / 'a.pth'), 'https://host/a.pth'):
+@pytest.fixture
+def weights(tmp_path):
+    path = tmp_path / 'a.pth'
+    torch.save(dict(state_dict={'backbone.a': torch.ones(1)}), path)
+    return str(path)
+
+
+def test_check_checkpoint(weights, tmp_path):
+    for path in (None, weights, 'https://host/a.pth'):
         check_checkpoint('load_from', path)
-    with pytest.raises(ValueError, match="load_from: there is no file 'gone.pth'"):
+    with pytest.raises(ValueError, match="^load_from: there is no file 'gone.pth'"):
         check_checkpoint('load_from', 'gone.pth')
+    with pytest.raises(ValueError, match="^--resume: '.*a.pth' has no meta and no optimizer and no "
+                       'message_hub: it holds weights, as best checkpoints do'):
+        check_checkpoint('--resume', weights, resumes=True)
+    (tmp_path / 'a.pth').write_bytes(b'half a file')
+    for resumes in (False, True):
+        with pytest.raises(ValueError, match="^key: '.*a.pth' is no whole checkpoint"):
+            check_checkpoint('key', weights, resumes)
+
+
+def test_check_init_cfg(weights):
+    def model(path, prefix=None):
+        loaded = dict(type='Pretrained', checkpoint=path, prefix=prefix)
+        return Config(dict(model=dict(
+            type='ImageClassifier', backbone=dict(type='ElasticDeiT', init_cfg=[
+                dict(type='TruncNormal', layer='Linear', std=.02), loaded])))).model
+
+    for part in (model(weights), model(weights, 'backbone'), model(weights, 'backbone.'), None):
+        check_init_cfg('model', part)
+    with pytest.raises(ValueError, match=r"^model.backbone.init_cfg.1.checkpoint: there is no file "
+                       "'gone.pth'"):
+        check_init_cfg('model', model('gone.pth'))
+    # mmengine has a bare assertion for it.
+    with pytest.raises(ValueError, match="begins with 'encoder.'; the first one is 'backbone.a'"):
+        check_init_cfg('model', model(weights, 'encoder'))

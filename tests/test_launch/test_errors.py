@@ -10,8 +10,9 @@ import autoprog_mm  # noqa: F401  (before mmpretrain, which imports torchvision)
 
 # isort: split
 import pytest
+import torch
 from mmengine.config import Config
-from mmpretrain.registry import HOOKS, MODELS, TRANSFORMS
+from mmpretrain.registry import HOOKS, MODELS, PARAM_SCHEDULERS, TRANSFORMS
 from torch._utils import ExceptionWrapper
 
 from autoprog_mm.datasets import ProgressiveRandomResizedCrop
@@ -77,15 +78,21 @@ MISTAKES = {
     "value of mmpretrain's": (
         build(MODELS, type='ElasticDeiT', arch='deit-tinny'),
         f'ElasticDeiT cannot be built: AssertionError: .*deit-tinny.*{POINTER}'),
+    'scheduler': (
+        build(PARAM_SCHEDULERS, type='LinearLR', optimizer=None, end=0),
+        f'LinearLR cannot be built: TypeError: .*{POINTER}'),
+    'scheduler by steps': (
+        lambda: PARAM_SCHEDULERS.build(
+            dict(type='LinearLR', convert_to_iter_based=True, ende=1),
+            default_args=dict(optimizer=None, epoch_length=1)),
+        r"LinearLR has no option 'ende'\. Did you mean 'end'\?"),
     # The innermost part is named, whatever it raises.
     'part of a part': (
         build(HOOKS, type='HookWithAnError'),
         rf"PartWithAnError cannot be built: KeyError: 'b'\.{POINTER}"),
     'parts that do not fit': (
-        lambda: build_runner(Config(dict(
-            model=dict(type='mmpretrain.ImageClassifier', backbone=dict(type='mmpretrain.LeNet5')),
-            work_dir='.', train_dataloader=dict()))),
-        'config: train_dataloader, train_cfg, and optim_wrapper should be either all None .*'),
+        lambda: build_runner(Config(dict(model=dict(), train_dataloader=dict()))),
+        'config: train_dataloader is set, but not train_cfg and optim_wrapper. Set all .*'),
 }
 ERRORS = {
     'key of a config': lambda: Config(dict(a=1))['b'],
@@ -213,8 +220,9 @@ def config(jpeg_root, tmp_path_factory):
     ('custom_hooks.9.priority=1',
      '--cfg-options custom_hooks.9.priority: custom_hooks is a list of 2'),
     ('load_from=gone.pth', "load_from: there is no file 'gone.pth'."),
-    ('optim_wrapper=None', 'config: train_dataloader, train_cfg, and optim'),
-    ('data_root', "--cfg-options takes key=value, but got 'data_root'."),
+    ('optim_wrapper=None',
+     'config: train_dataloader and train_cfg is set, but not optim_wrapper.'),
+    ('data_root', "--cfg-options takes key=value, without spaces around the =, but got 'data_"),
 ])
 def test_train_tells_in_a_sentence(config, option, message, capsys):
     assert run_tool(TOOLS / 'train.py', config, '--cfg-options', option) == 2
@@ -223,9 +231,24 @@ def test_train_tells_in_a_sentence(config, option, message, capsys):
     assert message in told
 
 
-def test_test_tells_in_a_sentence(config, capsys):
-    assert run_tool(TOOLS / 'test.py', config, 'gone.pth') == 2
-    assert capsys.readouterr().err == "test.py: error: checkpoint: there is no file 'gone.pth'.\n"
+@pytest.mark.parametrize('args, message', [
+    (['gone.pth'], "checkpoint: there is no file 'gone.pth'.\n"),
+    (['own.pth', '--out', 'x.json'], '--out: a file of pred must end with .pkl or .pickle, but is'),
+    (['own.pth', '--out', 'x.abc', '--out-item', 'metrics'], '--out: a file of metrics must end'),
+    (['own.pth', '--out', f'{__file__}/x.pkl'], '--out: nothing can be written into '),
+    (['own.pth', '--work-dir', f'{__file__}/x'], '--work-dir: nothing can be written into '),
+    (['own.pth', '--show-dir', f'{__file__}/x'], '--show-dir: nothing can be written into '),
+])
+def test_test_tells_in_a_sentence(config, args, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = Config.fromfile(config)
+    cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
+    cfg.test_cfg = dict()
+    cfg.dump(tmp_path / 'mine.py')
+    torch.save(dict(state_dict=dict(weight=torch.zeros(1))), 'own.pth')
+    assert run_tool(TOOLS / 'test.py', 'mine.py', *args) == 2
+    told = capsys.readouterr().err.splitlines(keepends=True)[-1]
+    assert told.startswith('test.py: error: ') and message in told
 
 
 @pytest.mark.parametrize('part', ['CrossEntropyLoss', 3])

@@ -6,7 +6,8 @@ import pytest
 from mmengine.config import Config
 
 from autoprog_mm.launch.arguments import parse_value
-from autoprog_mm.launch.keys import as_whole, check_keys, check_options
+from autoprog_mm.launch.keys import check_keys, check_parts
+from autoprog_mm.launch.options import as_whole, check_options
 from autoprog_mm.utils.config_files import read_config
 from tests.micro import micro_config
 
@@ -16,7 +17,8 @@ CONFIGS = Path(__file__).parents[2] / 'configs'
 @pytest.fixture(scope='module')
 def micro():
     cfg = micro_config('data', 'work_dir')
-    cfg.merge_from_dict({'test_dataloader': cfg.val_dataloader, 'my_setting': 3, 'num_epochs': 8})
+    cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
+    cfg.test_cfg, cfg.my_setting, cfg.num_epochs = dict(), 3, 8
     return cfg
 
 
@@ -32,30 +34,43 @@ MISTAKES = {
     'param_scheduler.1.eta_mn=1': "Did you mean 'eta_min'",
     'randomness.sed=1': "Did you mean 'seed'",
     'train_cfg.max_epoch=1': "Did you mean 'max_epochs'",
-    'val_cfg.fp=True': "Did you mean 'fp16'",
+    'val_cfg.fp1=True': "Did you mean 'fp16'",
     'val_dataloader.batchsize=1': "Did you mean 'batch_size'",
     'test_dataloader.num_worker=1': "Did you mean 'num_workers'",
     'train_dataloader.collate_fn.a=1': 'train_dataloader.collate_fn has no such key',
     'model.backbone.arch.num_layer=3': "Did you mean 'num_layers'",
     'auto_scale_lr.base_batch=8': "Did you mean 'base_batch_size'",
     'custom_imports.import=a': "Did you mean 'imports'",
-    'default_hooks.checkpont.interval=1': "checkpont has no type. Did you mean 'checkpoint'",
+    'default_hooks.checkpont.interval=1':
+        "must be a dict with a type, but is .* Did you mean 'checkpoint'",
     'randomness.zzz=1': 'It may have deterministic, diff_rank_seed, seed',
     # Values.
-    "train_cfg.max_epochs='3'": "train_cfg.max_epochs must be an int of at least 1, but got '3'",
+    'default_hooks.zzz=1': 'default_hooks.zzz must be a dict with a type, but is 1',
+    "train_cfg.max_epochs='3'": r"train_cfg.max_epochs: it is a number \(8\), but got '3'",
+    'param_scheduler.1.eta_min=abc': r'it is a number \(1e-05\), but got .abc',
+    'param_scheduler.1.begin=-1': 'must be an int of at least 0',
+    'optim_wrapper.paramwise_cfg.norm_decay_mult=-1': 'must be a number of at least 0',
+    'train_dataloader.sampler.shuffle=no': r'it is True or False \(True\), but got .no',
     'train_cfg.max_epochs=2.5': 'must be an int',
     'train_cfg.val_interval=0': 'must be an int of at least 1',
     'train_dataloader.batch_size=0': 'must be an int of at least 1',
     'val_dataloader.num_workers=-1': 'must be an int of at least 0',
-    'default_hooks.checkpoint.interval=abc': 'must be an int of at least -1',
-    'default_hooks.checkpoint.max_keep_ckpts=abc': 'must be an int',
+    'default_hooks.checkpoint.interval=-2': 'must be an int of at least -1',
+    'default_hooks.checkpoint.max_keep_ckpts=abc': r'it is a number \(-1\), but got .abc',
     'default_hooks.logger.interval=0': 'must be an int of at least 1',
-    'model.data_preprocessor.num_classes=abc': 'must be an int',
+    'model.data_preprocessor.num_classes=[4]': 'must be an int',
     'optim_wrapper.accumulative_counts=0': 'must be an int of at least 1',
-    'optim_wrapper.optimizer.lr=1e-3x': 'must be a number',
+    'optim_wrapper.optimizer.lr=1e-3x': 'it is a number',
     'optim_wrapper.optimizer.lr=nan': 'must be a number',
     'optim_wrapper.optimizer.weight_decay=-1': 'must be a number of at least 0',
     'optim_wrapper.clip_grad.max_norm=0': 'must be a number above 0',
+    'log_level=LOUD': "log_level must be one of .*'INFO'.*, but is 'LOUD'",
+    'randomness.seed=-1': 'must be an int of at least 0',
+    'env_cfg=None': 'config: env_cfg must be a dict, but is None',
+    'randomness=None': 'config: randomness must be a dict, but is None',
+    'model=None': 'config: model must be a dict, but is None',
+    'val_cfg=None': 'val_dataloader and val_evaluator is set, but not val_cfg. Set all of them, or',
+    'optim_wrapper=None': 'train_dataloader and train_cfg is set, but not optim_wrapper',
     # Places.
     'batchsize=64': "no key 'batchsize'.* Did you mean 'train_dataloader.batch_size'",
     'max_epochs=3': "Did you mean 'train_cfg.max_epochs'",
@@ -80,10 +95,12 @@ def test_mistakes(micro, option):
         check_options(cfg, options, for_folders=False)
         cfg.merge_from_dict(as_whole(cfg, options))
         check_keys(cfg)
+        check_parts(cfg)
 
 
 @pytest.mark.parametrize('options', [
-    {'val_cfg': None}, {'param_scheduler': None}, {'optim_wrapper.clip_grad': None},
+    {'val_cfg': None, 'val_dataloader': None, 'val_evaluator': None},
+    {'param_scheduler': None}, {'optim_wrapper.clip_grad': None},
     {'custom_hooks.0.search': dict(type='OneShotSearch')}, {'compile': True}, {'sync_bn': 'torch'},
     {'auto_scale_lr.base_batch_size': 8}, {'resume': True}, {'env_cfg.dist_cfg.backend': 'gloo'},
     {'default_hooks.visualization.type': 'VisualizationHook'},
@@ -97,6 +114,7 @@ def test_what_is_no_mistake(micro, options, log):
     check_options(cfg, options, for_folders=False)
     cfg.merge_from_dict(as_whole(cfg, options))
     check_keys(cfg)
+    check_parts(cfg)
     assert log == []
 
 
@@ -131,6 +149,8 @@ def test_keys_of_a_folder_of_images(micro):
     check_options(micro, options, for_folders=True)
     with pytest.raises(ValueError, match='no key'):
         check_options(micro, options, for_folders=False)
+    with pytest.raises(ValueError, match="Did you mean 'data_root'"):
+        check_options(micro, {'data_rot': 'x'}, for_folders=True)
 
 
 @pytest.mark.parametrize('name, meant', [
@@ -142,9 +162,20 @@ def test_names_that_look_like_a_key(micro, log, name, meant):
     assert len(log) == 1 and f'nothing reads {name!r}' in log[0] and f'mean {meant!r}?' in log[0]
 
 
+def test_pipeline_that_nothing_uses(micro, log):
+    """One that a config has set anew, for a base that has used the old one already."""
+    pipeline = micro.train_dataloader.dataset.pipeline
+    check_keys(Config({**micro.to_dict(), 'train_pipeline': pipeline, 'other_pipeline': [1]}))
+    assert log == []
+    check_keys(Config({**micro.to_dict(), 'train_pipeline': pipeline[:-1]}))
+    assert len(log) == 1 and 'nothing uses train_pipeline. If it is to be that of tr' in log[0]
+
+
 def test_a_test_does_not_look_at_training(micro):
     """Configs of older runs can be tested, whatever they have in vain."""
     cfg = Config({**micro.to_dict(), 'optim_wrapper': dict(clip_grad=dict(max_nrm=1))})
+    with pytest.raises(ValueError, match='max_nrm'):
+        check_keys(cfg)
     check_keys(cfg, testing=True)
     cfg.randomness.sed = 1
     with pytest.raises(ValueError, match='randomness.sed'):

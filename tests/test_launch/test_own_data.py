@@ -1,8 +1,11 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
+import os
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmpretrain.registry import DATASETS
 
 from autoprog_mm.launch.own_data import fill_custom_config
 from tests.micro import run
@@ -49,6 +52,15 @@ class TestFillIn:
 ''')
         assert fill_custom_config(cfg, {}) and 'None' not in str(
             [cfg.model, cfg.train_dataloader, cfg.param_scheduler, cfg.optim_wrapper])
+
+    def test_images_to_train_and_to_validate_with_are_the_same(self, folder, tmp_path, capsys):
+        (tmp_path / 'splits').mkdir()
+        for split in ('train', 'val'):
+            (tmp_path / 'splits' / split).symlink_to(folder)
+        prepare(CONFIG, tmp_path, data_root=str(tmp_path / 'splits'))
+        assert '  take care     by links, images to train with are also' in capsys.readouterr().out
+        prepare(CONFIG, tmp_path, data_root=folder)
+        assert 'take care' not in capsys.readouterr().out
 
     @pytest.mark.parametrize('max_epochs, scheduled', [
         (1, [(None, 1), (0, 1)]), (8, [(None, 1), (1, 8)]), (30, [(None, 3), (3, 30)]),
@@ -202,3 +214,29 @@ def test_from_a_folder_to_a_picture(jpeg_root, tmp_path, capsys):
     result = inferencer(str(jpeg_root / 'val' / 'class_2' / '0.jpg'))[0]
     assert result['pred_class'] == f'class_{result["pred_label"]}'
     assert result['pred_scores'].shape == (4, )
+
+
+def test_names_that_are_not_utf8(folder, tmp_path):
+    """OpenCV crashed at them; images of such names are used, a folder is refused."""
+    for name in ('cat', 'dog', 'emu'):
+        for i in range(10):
+            os.rename(f'{folder}/{name}/{i}.png', os.fsencode(folder) + f'/{name}/'.encode() +
+                      b'caf\xe9%d.png' % i)
+    cfg = prepare(CONFIG, tmp_path, data_root=folder)
+    assert cfg.image_size == 32
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        sample = DATASETS.build(cfg.val_dataloader.dataset)[0]
+    assert sample['inputs'].shape == (3, 32, 32)
+    with open(sample['data_samples'].img_path, 'w') as file:
+        file.write('no image')
+    with pytest.raises(ValueError, match=r"1 of the images .* cannot be read: '.*caf\\udce9"):
+        prepare(CONFIG, tmp_path, data_root=folder)
+    os.rename(folder, os.fsencode(tmp_path) + b'/caf\xe9')
+    with pytest.raises(ValueError, match=r"folder '.*caf\\udce9' is not UTF-8. Rename it"):
+        prepare(CONFIG, tmp_path, data_root=f'{tmp_path}/caf\udce9')
+
+
+def test_images_that_pillow_thinks_too_large(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr('PIL.Image.MAX_IMAGE_PIXELS', 500)  # refuses twice as many; they have 1200
+    cfg = prepare(CONFIG, tmp_path, data_root=folder)
+    assert cfg.image_size == 32

@@ -125,15 +125,6 @@ class TestOptions:
         cfg = prepare(no_validate=True, cfg_options={'val_dataloader.batch_size': 4})
         assert cfg.val_cfg is None and cfg.val_dataloader is None and cfg.val_evaluator is None
 
-    def test_first_start_with_weights_of_the_command_line(self, tmp_path):
-        options = dict(cfg_options=dict(load_from='pretrained.pth'), resume='auto',
-                       work_dir=str(tmp_path))
-        cfg = prepare(**options)
-        assert cfg.resume is False and cfg.load_from == 'pretrained.pth'
-        (tmp_path / 'epoch_1.pth').touch()
-        cfg = prepare(**options)
-        assert cfg.resume is True and cfg.load_from is None
-
     def test_imports_of_the_command_line(self, tmp_path, monkeypatch):
         (tmp_path / 'imported_by_option.py').touch()
         monkeypatch.syspath_prepend(tmp_path)
@@ -164,6 +155,17 @@ class TestSchedule:
         assert len(log) == warned
         if warned:
             assert f'falls until epoch {end}. Set param_scheduler.1.end=3' in log[0]
+
+    @pytest.mark.parametrize('end, text', [
+        (5, 'until epoch 5'), (None, 'for ever'), (3, None), (1, None)])
+    def test_warm_up_that_does_not_end_warns(self, log, end, text):
+        scheduler = dict(type='LinearLR', start_factor=0.1)
+        prepare(make_config(param_scheduler=scheduler if end is None else dict(
+            scheduler, end=end)))
+        assert len(log) == (text is not None)
+        if text:
+            assert (f'train_cfg.max_epochs is 3, but the learning rate warms up {text}: it does '
+                    'not come to its full value. Set param_scheduler.end') in log[0]
 
     def test_steps_are_not_epochs(self, log):
         prepare(make_config(param_scheduler=[dict(type='PolyLR', end=1000, by_epoch=False)]))

@@ -52,6 +52,17 @@ def test_loading_wakes_what_was_awake(how):
     assert model.awake_slots == ((0, 1, 2, 3), ) and model.slots_at(3) == ((0, 1, 2), )
 
 
+def test_half_precision_and_averages():
+    source, model = early(), backbone()
+    model.load_state_dict({name: value.half() for name, value in source.state_dict().items()})
+    assert model.awake_slots == ((0, 2, 3), )
+    weights = source.state_dict()
+    source.set_subnet(Subnet(2, 16))
+    other = source.state_dict()
+    with pytest.raises(UserError, match=r'depth, resolution and min_depth, but is \[2.5, 20.0, 2'):
+        model.load_state_dict({name: (weights[name] + other[name]) / 2 for name in weights})
+
+
 def test_full_weights_wake_what_a_load_has_put_to_sleep():
     model = backbone()
     model.load_state_dict(early().state_dict())
@@ -82,6 +93,9 @@ def test_parts_of_a_state_dict_change_nothing_else():
     (lambda w: {**w, 'ln1.weight': torch.ones(8)}, r'ln1.weight is of shape \(8,\) instead of'),
     # A distilled DeiT has a token more, which mmengine would leave out with all positions.
     (lambda w: {**w, 'pos_embed': torch.ones(1, 18, 16)}, r'pos_embed is of shape \(1, 18, 16\)'),
+    # Without class token, which mmpretrain has an assertion for; of another grid and distilled.
+    (lambda w: {**w, 'pos_embed': torch.ones(1, 16, 16)}, 'positions .* cannot be resized'),
+    (lambda w: {**w, 'pos_embed': torch.ones(1, 27, 16)}, 'positions .* cannot be resized'),
 ])
 def test_weights_of_another_model(change, match):
     weights = backbone().state_dict()

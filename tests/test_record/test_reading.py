@@ -153,3 +153,21 @@ def test_no_folder_no_log_and_a_damaged_one(tmp_path):
     write_scalars(work_dir, [train_row(2, 3.)], tail='half\n{"loss": 1, "step": 3}\n')
     with pytest.raises(UserError, match=r"scalars.json', line 2, is not JSON \('half'\)"):
         read_run(str(work_dir))
+
+
+def test_a_metric_of_another_prefix(tmp_path):
+    write_record(tmp_path, grown_stages())
+    row = {'train_seconds': 5., 'digits/top5': 99., 'digits/top1': 80., 'step': 1}
+    write_scalars(tmp_path, [train_row(4, 1., 5.), row])
+    assert read_run(str(tmp_path)).top1 == 80.
+
+
+def test_a_run_that_was_stopped_early(tmp_path):
+    """After three of four epochs, in the second stage; its time is known to its end."""
+    stages = grown_stages()
+    stages[1]['end_epoch'] = 3
+    write_record(tmp_path, stages, finished=False, stopped_after=3)
+    write_scalars(tmp_path, [train_row(4, 1., 5.), val_row(1, 5., 80.)])
+    run = read_run(str(tmp_path))
+    assert (run.finished, run.stopped_after, run.epochs, run.epochs_done) == (False, 3, 4, 3)
+    assert run.clock[-1] == (3., 30.)

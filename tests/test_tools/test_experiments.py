@@ -34,7 +34,7 @@ with pytest.MonkeyPatch.context() as patch:
     import processes
     import table
     import train_run
-    from results import check_old_results
+    from results import check_old_results, read_results
     from suite import fingerprint, make_config, read_suite
 
 # What the last arm with a search begins with, by hand, at a scale of 0.4.
@@ -176,6 +176,12 @@ def test_mistakes_in_a_suite(suite, change, message):
     suite.write_text(SUITE.replace(*change))
     with pytest.raises(ValueError, match=message):
         read_suite(str(suite))
+
+
+def test_no_results(tmp_path):
+    for path in (tmp_path / 'gone.json', tmp_path, Path(__file__)):
+        with pytest.raises(ValueError, match='cannot be read as a file of results'):
+            read_results(str(path))
 
 
 def test_mistyped_option(suite):

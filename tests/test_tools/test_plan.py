@@ -131,6 +131,22 @@ def test_wrapped_data_that_are_not_here(monkeypatch, tmp_path, capsys, wrapper, 
         wrapper['type'] == 'ClassBalancedDataset')
 
 
+def test_data_that_are_here_but_wrong(monkeypatch, tmp_path, jpeg_root, capsys):
+    """They are not taken for missing ones."""
+    cfg = micro_config(jpeg_root, tmp_path / 'never')
+    for name, classes in (('train', 'abc'), ('val', 'ac')):
+        for folder in classes:
+            (tmp_path / name / folder).mkdir(parents=True)
+            (tmp_path / name / folder / '1.jpg').touch()
+        cfg[f'{name}_dataloader'].dataset = dict(
+            type='CustomDataset', data_root=str(tmp_path), data_prefix=name,
+            pipeline=cfg[f'{name}_dataloader'].dataset.pipeline)
+    cfg.dump(str(tmp_path / 'micro.py'))
+    with pytest.raises(SystemExit):
+        call(monkeypatch, tmp_path, 'micro.py', '--samples', 48)
+    assert "different class folders: 'b' is in one of them only" in capsys.readouterr().err
+
+
 def call(monkeypatch, folder, *arguments):
     """Run the tool in this process, from a folder."""
     monkeypatch.chdir(folder)

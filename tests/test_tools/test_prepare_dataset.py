@@ -152,6 +152,8 @@ def test_bad_folders(source, tmp_path, call):
     for target in (source, source / 'copy', source.parent):
         with pytest.raises(ValueError, match='must not lie in each other'):
             call(source, target)
+    with pytest.raises(ValueError, match=r'target: nothing can be written into .*\(File exists\)'):
+        call(source, __file__)
     (tmp_path / 'empty').mkdir()
     with pytest.raises(ValueError, match='has no images'):
         call(tmp_path / 'empty', tmp_path / 'target')

@@ -2,6 +2,7 @@
 """tools/train.py and tools/test.py as a user runs them, in processes of their own."""
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -125,6 +126,8 @@ def test_interrupted_and_killed_runs_resume_exactly(jpeg_root, tmp_path):
     status, output = call('train.py', config, '--work-dir', broken, '--resume')
     assert status == 0, output
     assert 'resumed epoch' in output
+    # Who tests or trains with this one again resumes nothing.
+    assert Config.fromfile(broken / 'micro.py').get('resume', False) is False
 
     expected, got = (load(tmp_path / name / 'epoch_4.pth') for name in ('whole', 'broken'))
     for key in EXACT:
@@ -177,6 +180,24 @@ class DumpRank(Hook):
         first, second = (load(tmp_path / 'run' / f'rank{rank}_epoch{epoch}.pth')
                          for rank in (0, 1))
         assert differences(first, second) == []
+
+
+@pytest.mark.parametrize('kind, message', [
+    ('missing', "--resume: there is no file '.*in.pth'"),
+    ('damaged', "--resume: '.*in.pth' is no whole checkpoint"),
+    ('weights', "--resume: '.*in.pth' has no meta .*it holds weights, as best checkpoints do"),
+])
+def test_what_cannot_be_resumed_is_refused_at_once(tmp_path, kind, message, capsys):
+    if kind == 'damaged':
+        (tmp_path / 'in.pth').write_bytes(b'half a file')
+    elif kind == 'weights':
+        torch.save(dict(state_dict=dict(a=torch.ones(1))), tmp_path / 'in.pth')
+    assert run_tool(
+        ROOT / 'tools' / 'train.py', ROOT / 'configs' / 'prog' / 'deit-s_prog_in1k.py',
+        '--work-dir', tmp_path / 'run', '--resume', tmp_path / 'in.pth') == 2
+    printed = capsys.readouterr()
+    assert re.fullmatch(f'train.py: error: {message}.*\n', printed.err) and printed.out == ''
+    assert not (tmp_path / 'run').exists()
 
 
 BAD_DATA = {

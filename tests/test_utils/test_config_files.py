@@ -1,5 +1,6 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 import sys
+from pathlib import Path
 
 import pytest
 from mmengine.config import Config
@@ -7,6 +8,7 @@ from mmengine.config import Config
 from autoprog_mm import overlay
 from autoprog_mm.utils.config_files import read_config, with_names
 
+ROOT = Path(__file__).parents[2]
 # One config in both styles.
 IMPORTS = '''
 from torch.optim import AdamW
@@ -141,14 +143,21 @@ BROKEN = {
     'import': ('from mmengine.hooks import Hok\na = dict(type=Hok)',
                'a.type: Failed to import Hok from mmengine.hooks'),
     'module': ('import no_such_module\na = dict(type=no_such_module.A)', 'no_such_module'),
-    'custom import': ("custom_imports = dict(imports=['no_such_module'])", 'no_such_module'),
+    'custom import': (
+        "custom_imports = dict(imports=['no_such_module'])",
+        "ModuleNotFoundError: No module named 'no_such_module'. Install what is missing, or name"),
+    'import of an import': (
+        "custom_imports = dict(imports=['half'])", "No module named 'no_such_module'. Install"),
+    'environment': ('a = {{$NOT_SET_HERE:1}}', r"Write variables .* as {{'\$NAME:default'}}"),
     'variable': ("a = '{{$NOT_SET_HERE:}}'\nb = '{{_base_.c}}'", 'cannot be read'),
 }
 
 
 @pytest.mark.parametrize('name', BROKEN)
-def test_config_that_cannot_be_read(tmp_path, name):
+def test_config_that_cannot_be_read(tmp_path, name, monkeypatch):
     text, reason = BROKEN[name]
+    (tmp_path / 'half.py').write_text('import no_such_module')
+    monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / 'other.py').write_text('c = 1')
     path = tmp_path / 'mine.py'
     path.write_text(text)
@@ -157,8 +166,18 @@ def test_config_that_cannot_be_read(tmp_path, name):
     assert str(raised.value).startswith('config: ') and '\n' not in str(raised.value)
 
 
+@pytest.mark.parametrize('name', [
+    'configs/autoprog/deit-s_in1k.py', 'deit-s_in1k.py', 'prog/deit_s_in1k.py'])
+def test_own_config_from_another_folder(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r'there is no file .*\. Did you mean \S+\?$') as raised:
+        read_config(name)
+    meant = str(raised.value).rpartition('mean ')[2][:-1]
+    assert Path(meant).resolve() == ROOT / 'configs' / 'autoprog' / 'deit-s_in1k.py'
+
+
 def test_what_is_no_config(tmp_path):
-    with pytest.raises(ValueError, match="^--config: there is no file '.*mine.py'"):
+    with pytest.raises(ValueError, match=r"^--config: there is no file '.*mine.py'\.$"):
         read_config(str(tmp_path / 'mine.py'), '--config')
     with pytest.raises(ValueError, match="^config: '.*' is a folder, not a config file"):
         read_config(str(tmp_path))

@@ -17,6 +17,25 @@ class TestWriteAtomically:
         assert path.read_bytes() == b'zw\xc3\xb6lf\n'
         assert os.listdir(tmp_path) == ['record.json']
 
+    @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='needs a device that is full')
+    def test_a_device_stays_one(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(os, 'replace', lambda *args: pytest.fail(f'replaced {args}'))
+        with pytest.raises(OSError, match='No space left'):
+            write_atomically('/dev/full', 'text')
+        reading, writing = os.pipe()
+        write_atomically(f'/dev/fd/{writing}', 'text')
+        assert os.read(reading, 9) == b'text'
+        os.close(reading), os.close(writing)
+
+    def test_a_link_stays_one(self, tmp_path):
+        (tmp_path / 'elsewhere').mkdir()
+        link = tmp_path / 'link.json'
+        link.symlink_to('elsewhere/record.json')
+        for text in ('first', 'second'):  # which is not there at first
+            write_atomically(link, text)
+            assert link.is_symlink()
+            assert (tmp_path / 'elsewhere' / 'record.json').read_text() == text
+
     @pytest.mark.parametrize('step', ['fsync', 'replace'])
     def test_old_content_survives_a_crash(self, tmp_path, monkeypatch, step):
         path = tmp_path / 'record.json'

@@ -1,4 +1,5 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
+import argparse
 import builtins
 import collections
 import http.server
@@ -12,7 +13,7 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer, MessageHub
 
-from autoprog_mm.utils import UserError
+from autoprog_mm.utils import UserError, torch_files
 from autoprog_mm.utils.torch_files import download, load_file, load_weights
 
 WEIGHTS = collections.OrderedDict(a=torch.arange(3.), b=torch.ones(2, 2))
@@ -89,12 +90,28 @@ def test_refused(content, zipped, match):
 @pytest.mark.parametrize('content', [
     WEIGHTS, dict(WEIGHTS), dict(model=WEIGHTS), dict(state_dict=WEIGHTS),
     {f'module.{name}': value for name, value in WEIGHTS.items()},
-    dict(model={f'module.{name}': value for name, value in WEIGHTS.items()}, epoch=3)])
+    dict(model={f'module.{name}': value for name, value in WEIGHTS.items()}, epoch=3),
+    {f'_orig_mod.module.{name}': value for name, value in WEIGHTS.items()}])
 @pytest.mark.parametrize('zipped', [True, False])
 def test_where_weights_may_be(content, zipped):
-    """In DeiT's files (not zipped, of its time), timm's, and those of DistributedDataParallel."""
+    """In DeiT's files (not zipped), timm's, and those of wrapped and compiled models."""
     torch.save(content, 'in.pth', _use_new_zipfile_serialization=zipped)
     assert_weights(load_weights('in.pth'))
+
+
+@pytest.mark.parametrize('key, average', [('model', 'model_ema'), ('state_dict', 'state_dict_ema')])
+def test_weights_beside_averages_are_told(key, average):
+    """As DeiT's and timm's training save them, with their arguments."""
+    ema = {name: value + 1 for name, value in WEIGHTS.items()}
+    torch.save({key: WEIGHTS, average: ema, 'args': argparse.Namespace(lr=1)}, 'in.pth')
+    lines = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch_files, 'print_log', lambda text, *_: lines.append(text))
+        loaded = load_weights('in.pth')
+    assert_weights(loaded)
+    assert 'args' not in loaded
+    assert lines == [f"'in.pth' has {average}, too; the weights under {key!r} are taken. For "
+                     'others, save them in a file of their own.']
 
 
 def test_metadata_of_modules_is_kept():

@@ -22,7 +22,10 @@ def read_results(path: str) -> dict:
     Raises:
         UserError: If it isn't one.
     """
-    data = load(path, file_format='json')
+    try:
+        data = load(path, file_format='json')
+    except (OSError, ValueError) as error:
+        raise UserError(f'{path!r} cannot be read as a file of results: {error}.') from error
     if data.get('schema') != SCHEMA or 'runs' not in data:
         raise UserError(f'{path} is not a file of results of schema {SCHEMA}.')
     return data

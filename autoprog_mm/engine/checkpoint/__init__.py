@@ -6,10 +6,9 @@ from .model_config import MODEL_CONFIG, describe_model
 from .plain import pack, to_plain, unpack
 from .reading import check_resumable, check_whole, choose_checkpoint, load_plain, newest_whole
 from .request import request_checkpoint, take_request
-from .weights import SAVED_IN_MODEL, STATE, read_weights
 
 __all__ = [
-    'MODEL_CONFIG', 'SAVED_IN_MODEL', 'STATE', 'ConfigText', 'check_resumable', 'check_whole',
-    'choose_checkpoint', 'describe_model', 'differing_parameters', 'load_plain', 'newest_whole',
-    'pack', 'read_weights', 'request_checkpoint', 'take_request', 'to_plain', 'unpack'
+    'MODEL_CONFIG', 'ConfigText', 'check_resumable', 'check_whole', 'choose_checkpoint',
+    'describe_model', 'differing_parameters', 'load_plain', 'newest_whole', 'pack',
+    'request_checkpoint', 'take_request', 'to_plain', 'unpack'
 ]

@@ -73,6 +73,7 @@ def pack(checkpoint: dict) -> None:
             out with a warning.
     """
     left_out: List[str] = []
+    _leave_functions_out(checkpoint.get('param_schedulers') or [])
     for key in list(checkpoint):
         checkpoint[key] = to_plain(checkpoint[key], key, left_out)
     if left_out:
@@ -80,6 +81,14 @@ def pack(checkpoint: dict) -> None:
             f'Left out of the checkpoint, since it is no plain data: {", ".join(left_out)}.',
             logger='current',
             level=logging.WARNING)
+
+
+def _leave_functions_out(schedulers: Any) -> None:
+    """Functions of schedulers, such as ``OneCycleLR``'s, are built anew on a resume."""
+    lists = schedulers.values() if isinstance(schedulers, dict) else [schedulers]
+    for state in (state for states in lists for state in states):
+        for key in [key for key, value in state.items() if callable(value)]:
+            del state[key]
 
 
 def unpack(checkpoint: dict) -> None:

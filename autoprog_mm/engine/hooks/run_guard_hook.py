@@ -11,7 +11,14 @@ from mmpretrain.registry import HOOKS
 from ...datasets.unread import see_black_if_unread
 from ...utils.checks import check_int
 from ...utils.ranks import StepExchange
-from ..guard import SIGNALS, BadImages, NonFiniteLosses, StopSignals, shield_workers
+from ..guard import (
+    SIGNALS,
+    BadImages,
+    NonFiniteLosses,
+    StopSignals,
+    check_classes,
+    shield_workers,
+)
 from ..loops import ResumableTrainLoop
 from ..optimizers import MoGrowMixin
 from .safe_checkpoint_hook import SafeCheckpointHook
@@ -141,7 +148,8 @@ class RunGuardHook(Hook):
         Raises:
             RuntimeError: For too many of them.
         """
-        self._tell_unread(runner.logger, runner.val_dataloader.dataset)
+        self._tell_unread(
+            runner.logger, runner.val_dataloader.dataset, f'the validation of epoch {runner.epoch}')
 
     def before_test_epoch(self, runner) -> None:
         """Begin to count images that can't be read."""
@@ -153,16 +161,17 @@ class RunGuardHook(Hook):
 
     def after_test_epoch(self, runner, metrics=None) -> None:
         """See :meth:`after_val_epoch`."""
-        self._tell_unread(runner.logger, runner.test_dataloader.dataset)
+        self._tell_unread(runner.logger, runner.test_dataloader.dataset, 'the test')
 
-    def _tell_unread(self, logger, dataset) -> None:
+    def _tell_unread(self, logger, dataset, when: str) -> None:
         self._unread.share()
         if self._unread:
             count, whole = len(self._unread), len(dataset)
-            logger.warning(
-                f'{count} of these {whole} images could not be read. The network saw black images '
-                f'in their place, so its accuracy may be off by up to {100 * count / whole:.2f} '
-                f'points:\n{self._unread.listed()}')
+            points = 100 * count / whole
+            logger.warning(  # with the epoch, for mmengine shows a warning once
+                f'In {when}, {count} of {whole} images could not be read. The network saw black '
+                f'images in their place, so its accuracy may be off by up to {points:.2f} points:\n'
+                f'{self._unread.listed()}')
         self._unread.check('')
 
     def _vote(self, fresh: int = 0, due: bool = False, bad: bool = False) -> None:
@@ -220,7 +229,11 @@ class RunGuardHook(Hook):
             bad_images=self._images.state_dict(), bad_steps=self._losses.in_a_row)
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """On resume, go on from what was found."""
+        """On resume, go on from what was found; to test, look whether classes are the same."""
+        if not isinstance(runner._train_loop, BaseLoop):
+            for loop in (runner._val_loop, runner._test_loop):
+                if isinstance(loop, BaseLoop):
+                    check_classes(checkpoint, loop.dataloader.dataset, runner.logger)
         state = checkpoint.get('run_guard')
         if runner._resume and state is not None:
             self._images.load_state_dict(state['bad_images'])

@@ -287,5 +287,9 @@ class SafeCheckpointHook(CheckpointHook):
         return self.file_backend.join_path(self.out_dir, name)
 
     def _remove(self, path: Optional[str]) -> None:
-        if path and is_main_process() and self.file_backend.isfile(path):
+        if not path or not is_main_process():
+            return
+        # Resumed from another work directory, or moved, the path is one of there.
+        path = self._path(osp.basename(path))
+        if self.file_backend.isfile(path):
             self.file_backend.remove(path)

@@ -1,7 +1,9 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
+import logging
 from typing import List, Optional, Union
 
 import torch.nn as nn
+from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
 from mmpretrain.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
@@ -29,6 +31,16 @@ class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         super().add_params(params, module, prefix, is_dcn_module)
         if not prefix:  # of the model, after all of its parts
             params[:] = merge_groups(params)
+            self._warn_of_keys(module)
+
+    def _warn_of_keys(self, model: nn.Module) -> None:
+        names = [name for name, _ in model.named_parameters()]
+        unused = [key for key in self.paramwise_cfg.get('custom_keys', {})
+                  if not any(key in name for name in names)]
+        if unused:
+            print_log(
+                f'optim_wrapper.paramwise_cfg.custom_keys: {unused} is in no name of a parameter, '
+                f'such as {names[0]!r}, and has no effect.', 'current', logging.WARNING)
 
 
 def merge_groups(groups: List[dict]) -> List[dict]:

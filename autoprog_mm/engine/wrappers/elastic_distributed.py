@@ -20,18 +20,22 @@ class ElasticDistributedDataParallel(nn.Module):
 
     Args:
         module (nn.Module): The model, on its device.
+        find_unused_parameters (bool): Whether the loss leaves out some
+            parameters that are awake. In a search, which trains a part of them
+            in each step, that is so in any case. Defaults to False.
         **kwargs: As torch's ``DistributedDataParallel``, but for
-            ``device_ids`` and ``find_unused_parameters``, which are set here.
-            ``broadcast_buffers`` defaults to False, as in mmengine.
+            ``device_ids``, which is set here. ``broadcast_buffers`` defaults to
+            False, as in mmengine.
     """
 
-    def __init__(self, module: nn.Module, **kwargs) -> None:
+    def __init__(self, module: nn.Module, find_unused_parameters: bool = False,
+                 **kwargs) -> None:
         super().__init__()
-        for name in ('device_ids', 'find_unused_parameters'):
-            if name in kwargs:
-                raise UserError(
-                    f'model_wrapper_cfg.{name} ({kwargs[name]!r}) is not to be set: '
-                    f'{type(self).__name__} sets it to what each stage needs.')
+        if 'device_ids' in kwargs:
+            raise UserError(
+                f'model_wrapper_cfg.device_ids ({kwargs["device_ids"]!r}) is not to be set: '
+                f'{type(self).__name__} sets it to the device of the process.')
+        self._finds_unused = find_unused_parameters
         self.module = module
         self._options = {'broadcast_buffers': False, **kwargs}
         self._built_for: Any = None
@@ -64,7 +68,7 @@ class ElasticDistributedDataParallel(nn.Module):
             MMDistributedDataParallel(
                 self.module,
                 device_ids=[torch.cuda.current_device()] if device.type == 'cuda' else None,
-                find_unused_parameters=find_unused_parameters,
+                find_unused_parameters=self._finds_unused or find_unused_parameters,
                 **self._options))
         self._reducing.train(self.training)
 

@@ -1,11 +1,11 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """A teacher's weights, which are data and run nothing."""
 import hashlib
-from pickle import UnpicklingError
 
 import torch
 import torch.nn as nn
 
+from ...models import read_weights
 from ...utils.errors import UserError
 
 # A fingerprint looks at about so many values of each tensor.
@@ -27,33 +27,9 @@ def load_weights(path: str) -> dict:
         ValueError: If the file is missing or can't be read, or has no weights.
     """
     try:
-        if '://' in path:
-            state = torch.hub.load_state_dict_from_url(path, map_location='cpu', weights_only=True)
-        else:
-            state = torch.load(path, map_location='cpu', weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f'--checkpoint: there is no file {path!r}.') from None
-    except UnpicklingError as error:
-        raise UserError(
-            f'The checkpoint {path!r} is not a file of plain weights ({_shorten(str(error))}). If '
-            'you trust it, keep only its weights: torch.save(torch.load(OLD, weights_only=False)'
-            "['state_dict'], NEW).") from error
-    except Exception as error:  # of a file that is none of torch's, it may be any
-        raise UserError(
-            f'The checkpoint {path!r} cannot be read ({type(error).__name__}: '
-            f'{_shorten(str(error))}).') from error
-    for key in ('state_dict', 'model'):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-            break
-    if not isinstance(state, dict) or not state or \
-            not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UserError(
-            f'The checkpoint {path!r} has no weights: it must be a dict of tensors, or have one '
-            "under the key 'state_dict'.")
-    if all(name.startswith('module.') for name in state):  # of DataParallel
-        state = {name[len('module.'):]: value for name, value in state.items()}
-    return state
+        return read_weights(path)['state_dict']
+    except UserError as error:
+        raise UserError(f'The weights of the teacher: {error}') from None
 
 
 def weights_fingerprint(state: dict) -> str:

@@ -203,3 +203,11 @@ def test_a_model_that_reads_one_after_the_other(resumed, images):
     with torch.no_grad():
         got = torch.cat([model(batch) for batch in images.split(8)]).softmax(1)
     assert torch.equal(got, by_hand(resumed / 'epoch_4.pth', 4, images))
+
+
+def test_a_test_leaves_the_config_of_the_run(resumed):
+    """In the run's own work directory, mmengine would write load_from into it."""
+    config = resumed / 'micro.py'
+    before = config.read_text()
+    assert run_tool(ROOT / 'tools' / 'test.py', config, resumed / 'epoch_4.pth') is None
+    assert config.read_text() == before

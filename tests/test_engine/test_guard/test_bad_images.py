@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from PIL import Image
 
-from tests.micro import close, micro_config
+from tests.micro import close, micro_config, run
 
 
 def float_tiff():
@@ -77,12 +77,20 @@ def test_black_ones_are_seen_and_told(roots, tmp_path, kind, workers):
     expected_scores, expected, quiet = look_at(black, tmp_path / 'black', kind)
     assert len(scores) == 16 and torch.equal(scores, expected_scores)
     assert metrics == expected
-    assert ('5 of these 16 images could not be read. The network saw black images in their place, '
-            'so its accuracy may be off by up to 31.25 points:\n') in text
+    when = 'the validation of epoch 0' if kind == 'val' else 'the test'
+    assert (f'In {when}, 5 of 16 images could not be read. The network saw black images in their '
+            'place, so its accuracy may be off by up to 31.25 points:\n') in text
     for name in (*SPOILED, 'class_2/1.jpg'):
         assert repr(str(bad / 'val' / name)) in text
-    assert text.index('accuracy/top1') < text.index('5 of these 16')
+    assert text.index('accuracy/top1') < text.index('5 of 16')
     assert 'could not be read' not in quiet
+
+
+def test_each_validation_tells(roots, tmp_path):
+    """mmengine drops a warning that it has shown before."""
+    run(micro_config(roots[0], tmp_path, train_cfg__max_epochs=2, custom_hooks__0__num_stages=1))
+    text = max(tmp_path.glob('*/*.log')).read_text()
+    assert [text.count(f'In the validation of epoch {i}, 5 of 16 images') for i in (1, 2)] == [1, 1]
 
 
 def test_too_many(roots, tmp_path):
@@ -99,4 +107,4 @@ def test_views_of_test_time_augmentation(roots, tmp_path):
         roots[0], tmp_path, 'test', val_dataloader__dataset__pipeline=pipeline,
         val_dataloader__collate_fn=dict(type='pseudo_collate'),
         model=dict(_delete_=True, type='AverageClsScoreTTA', module=cfg.model))
-    assert '5 of these 16 images could not be read.' in text
+    assert '5 of 16 images could not be read.' in text

@@ -211,3 +211,22 @@ def test_remains_of_a_kill_are_removed(build, tmp_path):
     (tmp_path / 'epoch_7.pth.123.tmp').write_bytes(b'half')
     build([.1], epochs=1, save_best=None).train()
     assert sorted(name for name in os.listdir(tmp_path) if 'pth' in name) == ['epoch_1.pth']
+
+
+def test_the_best_checkpoint_of_another_work_directory_stays(build, tmp_path):
+    """A run that goes on there from a checkpoint of this one knows its path."""
+    first, second = tmp_path / 'first', tmp_path / 'second'
+    build([.5], 1, folder=first).train()
+    runner = build([.6, .7], 2, resume=True, folder=second)
+    runner._load_from = str(first / 'epoch_1.pth')
+    runner.train()
+    assert checkpoints(first) == ['best_accuracy_top1_epoch_1.pth', 'epoch_1.pth']
+    assert checkpoints(second) == ['best_accuracy_top1_epoch_2.pth', 'epoch_2.pth']
+
+
+def test_the_best_checkpoint_of_a_moved_work_directory_is_replaced(build, tmp_path):
+    build([.5], 1, folder=tmp_path / 'old').train()
+    (tmp_path / 'old').rename(tmp_path / 'new')
+    build([.6], 2, resume=True, folder=tmp_path / 'new').train()
+    assert checkpoints(tmp_path / 'new') == [
+        'best_accuracy_top1_epoch_2.pth', 'epoch_1.pth', 'epoch_2.pth']

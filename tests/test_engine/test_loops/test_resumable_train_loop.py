@@ -70,9 +70,10 @@ def test_what_was_consumed_is_not_loaded(jpeg_root, tmp_path):
         jpeg_root, tmp_path, train_cfg__max_epochs=1,
         custom_hooks=[dict(type='AutoProgHook', num_stages=1), dict(type='MoGrowEMAHook')],
         **EVERY_STEP)
+    cfg.train_dataloader.dataset.pipeline[0].type = 'CountedLoad'
     run(cfg)
     cfg.work_dir = str(tmp_path / 'resumed')
-    cfg.train_dataloader.dataset.pipeline[0].type = 'CountedLoad'
+    CountedLoad.loaded = 0
     resume(cfg, tmp_path / 'iter_4.pth')
     assert CountedLoad.loaded == 2 * 8
 

@@ -51,6 +51,20 @@ def test_few_groups_of_the_imagenet_recipe():
         and 'pos_embed' not in name}
 
 
+def test_keys_that_no_parameter_has(monkeypatch):
+    log = []
+    monkeypatch.setattr('autoprog_mm.engine.optimizers.merged_constructor.print_log',
+                        lambda text, *_: log.append(text))
+    init_default_scope('mmpretrain')
+    settings = dict(
+        type='OptimWrapper', constructor='MergedOptimWrapperConstructor',
+        optimizer=dict(type='SGD', lr=1.),
+        paramwise_cfg=dict(custom_keys={'0.weight': dict(lr_mult=2.), '.cls_tokn': dict()}))
+    wrapper = build_optim_wrapper(torch.nn.Sequential(torch.nn.Linear(1, 1)), settings)
+    assert sorted(group['lr'] for group in wrapper.optimizer.param_groups) == [1., 2.]
+    assert len(log) == 1 and "['.cls_tokn'] is in no name of a parameter, such as '0.w" in log[0]
+
+
 @pytest.mark.parametrize('clip, fused', [
     (dict(max_norm=0.3), False), (dict(max_norm=0.3), True),
     (dict(clip_value=0.01, type='value'), True)])

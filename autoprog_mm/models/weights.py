@@ -1,14 +1,14 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
-"""One reader of weights for all: load_from, init_cfg, tests, get_model, export."""
+"""One reader of weights for all: load_from, init_cfg, tests, get_model, export, teachers."""
 from typing import Any, Optional
 
 import torch
 from mmengine.dist import barrier, get_rank
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from ...models.saved_subnet import SAVED_SUBNET
-from ...utils.errors import UserError
-from ...utils.torch_files import download, load_weights
+from ..utils.errors import UserError
+from ..utils.torch_files import download, load_weights
+from .saved_subnet import SAVED_SUBNET
 
 STATE = 'autoprog'  # of AutoProgHook, in a checkpoint
 # What was awake, among a classifier's weights.
@@ -19,7 +19,7 @@ def read_weights(path: str, map_location: Any = 'cpu', mmap: bool = False) -> di
     """Load a checkpoint for its weights, which say what was awake.
 
     Args:
-        path (str): The file; see :func:`load_weights`.
+        path (str): The file, see :func:`load_weights`, or an address.
         map_location (Any): As of ``torch.load``. Defaults to the CPU.
         mmap (bool): Whether to leave tensors on the disk until they are used.
             Defaults to False.
@@ -30,6 +30,9 @@ def read_weights(path: str, map_location: Any = 'cpu', mmap: bool = False) -> di
     Raises:
         UserError: If it is missing or not whole, or has no weights.
     """
+    path = str(path)
+    if '://' in path:
+        path = download(path)
     checkpoint = load_weights(path, map_location, mmap)
     weights, state = checkpoint['state_dict'], checkpoint.get(STATE)
     if state is not None and SAVED_IN_MODEL not in weights:
