@@ -164,7 +164,11 @@ class RunCourse:
             costs = {subnet: parts.backbone.flops(subnet) for subnet in subnets}
         else:
             # All ranks time, since a model may synchronise in its forward pass.
-            batch = probe_batch(parts.model, batch_size_of(runner.train_dataloader))
+            # Of as many images as fit into memory.
+            batch = min([batch_size_of(runner.train_dataloader)] + [
+                hook.max_batch_per_step for hook in runner.hooks
+                if hasattr(hook, 'max_batch_per_step')])
+            batch = probe_batch(parts.model, batch)
             costs = probe_steps(parts.model, parts.optim_wrapper, subnets, batch, _ROUNDS)
         full = costs[parts.backbone.full_subnet]
         # Two digits are what a measurement is worth.

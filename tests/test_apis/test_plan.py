@@ -51,6 +51,27 @@ def test_manual_schedule(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_budget(tmp_path):
+    """Two stages of a budget of 20 epochs, and the learning rate at its shares."""
+    plan = make_plan(config(tmp_path, custom_hooks__0__num_stages=2, custom_hooks__0__speedup=2.,
+                            train_cfg__max_epochs=40, param_scheduler=[
+                                dict(type='LinearLR', start_factor=0.5, end_factor=0., end=40)]),
+                     samples=48)
+    cost = {s: c.flops / plan.subnets[FULL].flops for s, c in plan.subnets.items()}
+    # Ten whole epochs, and ten in the cheaper first stage.
+    epochs = round(10 / cost[SMALL])
+    assert [(s.begin_epoch, s.end_epoch) for s in plan.stages] == [
+        (0, epochs), (epochs, epochs + 10)]
+    total = epochs * cost[SMALL] + 10
+    assert plan.epochs == epochs + 10 and plan.course.epochs == 40
+    assert plan.speed_up == pytest.approx([40 / total] * 2)
+    assert any('The run itself times its steps first' in note for note in plan.notes)
+    # A staircase of epochs: 0.5 falls to 0 in 39 steps, and half of it is over at the growth.
+    passed = int(40 * epochs * cost[SMALL] / total + 1e-6)
+    assert plan.rates[0] == pytest.approx([1.5e-3, 1.5e-3 * (1 - passed / 39)], rel=0.03)
+    assert plan.rates[1][1] == pytest.approx(0., abs=1e-9)
+
+
 def test_search(tmp_path, monkeypatch):
     """On a machine where each step takes as many seconds as the subnet has slots."""
     monkeypatch.setattr(plan_module, 'probe_steps', lambda model, optim_wrapper, subnets, batch: {

@@ -11,6 +11,13 @@ from autoprog_mm.launch import build_runner, prepare_config
 from tests.test_launch.prepared import TEST_ARGS, make_config, prepare
 
 
+def test_speedup_is_a_setting_of_the_hook():
+    hooks = [dict(type='MoGrowEMAHook'), dict(type='mmpretrain.AutoProgHook', num_stages=1)]
+    assert prepare(make_config(custom_hooks=hooks), speedup=3.).custom_hooks[1].speedup == 3.
+    with pytest.raises(ValueError, match='--speedup is a setting of AutoProgHook, which'):
+        prepare(make_config(custom_hooks=hooks[:1]), speedup=3.)
+
+
 @pytest.mark.usefixtures('device')
 class TestArguments:
 

@@ -36,9 +36,9 @@ def call(tool, *args, cwd=None):
     return done.returncode, done.stdout
 
 
-def dump_micro(jpeg_root, folder, **options):
-    """A micro config of four epochs as a file; its work directory is given when it is run."""
-    options = dict(train_cfg__max_epochs=4, param_scheduler__1__end=4, **options)
+def dump_micro(jpeg_root, folder, epochs=4, **options):
+    """A micro config as a file; its work directory is given when it is run."""
+    options = dict(train_cfg__max_epochs=epochs, param_scheduler__1__end=epochs, **options)
     cfg = micro_config(jpeg_root, folder, SEARCH, **options)
     cfg.pop('work_dir')
     cfg.pop('experiment_name')
@@ -145,6 +145,9 @@ def test_two_processes_stay_equal(jpeg_root, tmp_path, monkeypatch):
         jpeg_root,
         tmp_path,
         model_wrapper_cfg=dict(type='mmpretrain.ElasticDistributedDataParallel'),
+        # Steps are timed on both, and the times of one count.
+        epochs=6, custom_hooks__0__speedup=1., custom_hooks__0__stage_shares=[4, 1],
+        custom_hooks__0__num_stages=2,
         **options)
     text = config.read_text() + '''
 custom_hooks.append(dict(type='SyncBuffersHook'))  # for the BatchNorm of VOLO
@@ -175,8 +178,10 @@ class DumpRank(Hook):
 ''')
     monkeypatch.syspath_prepend(tmp_path)
     run_ranks('train.py', config, '--work-dir', tmp_path / 'run', folder=tmp_path)
-    assert read_record(tmp_path / 'run')['finished']
-    for epoch in range(1, 5):
+    record = read_record(tmp_path / 'run')
+    assert record['finished'] and record['stages'][0]['search']
+    # What ranks timed differs, and one's figures count.
+    for epoch in range(1, record['budget']['epochs'] + 1):
         first, second = (load(tmp_path / 'run' / f'rank{rank}_epoch{epoch}.pth')
                          for rank in (0, 1))
         assert differences(first, second) == []
