@@ -62,7 +62,7 @@ MISTAKES = {
         r"ElasticDeiT has no option 'patch_sice'\. Did you mean 'patch_size'\?"),
     'unlike any': (
         build(HOOKS, type='AutoProgHook', zzz=4),
-        r"AutoProgHook has no option 'zzz'\. It may have initial_scale, .*, search\."),
+        r"AutoProgHook has no option 'zzz'\. It may have budget, .*, stage_shares\."),
     'missing option': (
         build(TRANSFORMS, type='ProgressiveRandomResizedCrop'),
         f"ProgressiveRandomResizedCrop cannot be built: TypeError: .*missing .*'scale'.{POINTER}"),

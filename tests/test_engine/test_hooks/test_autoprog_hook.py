@@ -112,7 +112,7 @@ def test_manual_schedule(manual):
         [0, 0, 1 / 30, 1 / 30, 1 / 15, 1 / 15, 1 / 10, 1 / 10])
 
     record = read_record(folder)
-    assert record['schema'] == 1
+    assert record['schema'] == 2
     assert record['model'] == 'ElasticDeiT'
     assert record['full'] == dict(depth=4, resolution=32)
     assert record['finished'] is True
