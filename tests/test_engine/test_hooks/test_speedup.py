@@ -112,6 +112,18 @@ def test_a_searched_run_costs_what_was_promised(jpeg_root, tmp_path):
     assert plan.timeline.recipe_epoch(runner.epoch) == pytest.approx(40)
 
 
+def test_resume_is_exact_after_a_decision(jpeg_root, tmp_path):
+    """It changes the share that is spent, and so the learning rate of the very next step."""
+    options = dict(
+        SPEEDUP, **EVERY_STEP, train_cfg__max_epochs=24, val_cfg=None, val_dataloader=None,
+        val_evaluator=None, default_hooks__checkpoint__save_best=None)
+    run_until(micro_config(jpeg_root, tmp_path / 'whole', SEARCH, **options), STEPS + 1)
+    resumed_until(micro_config(jpeg_root, tmp_path / 'resumed', SEARCH, **options),
+                  tmp_path / 'whole' / f'iter_{STEPS}.pth', STEPS + 1)
+    assert_same_state(tmp_path / 'whole' / f'iter_{STEPS + 1}.pth',
+                      tmp_path / 'resumed' / f'iter_{STEPS + 1}.pth')
+
+
 @pytest.mark.parametrize('options, message', [
     (dict(custom_hooks__0__speedup=50.), r'speedup=50 of AutoProgHook leaves too little'),
     (dict(train_cfg=dict(_delete_=True, by_epoch=True, max_epochs=8)),
