@@ -42,10 +42,10 @@ class Pace:
                 kinds.append(group)
         self._kinds = [kinds.index(group) for group in options]
         # All that a scheduler wants of an optimizer.
-        self._optimizer = SimpleNamespace(
+        optimizer = SimpleNamespace(
             param_groups=[dict(group) for group in kinds], step=_counted, _global_step=0)
-        self._schedulers = deepcopy(list(schedulers), {id(optim_wrapper): self._optimizer})
-        for scheduler in self._schedulers:
+        copies = deepcopy(list(schedulers), {id(optim_wrapper): optimizer})
+        for scheduler in copies:
             scheduler.base_values = [scheduler.base_values[options.index(kind)] for kind in kinds]
         # What the values are a function of, in plain types.
         self.recipe = dict(
@@ -53,8 +53,8 @@ class Pace:
             param_scheduler=[dict(plain_config(vars(scheduler), ('optimizer', )),
                                   type=type(scheduler).__name__) for scheduler in schedulers])
         self._steps_per_epoch = steps_per_epoch
-        self._step = 0
-        self._before = self._after = kinds
+        self._fresh = (optimizer, copies)
+        self._rewind()
 
     def check(self, recipe: dict) -> None:
         """Raise a UserError if a run to resume had another :attr:`recipe`."""
@@ -66,7 +66,9 @@ class Pace:
                 'start from its weights.')
 
     def set(self, epoch: float) -> None:
-        """Set the values of a moment of the recipe; moments ascend.
+        """Set the values of a moment of the recipe.
+
+        Moments mostly ascend, which is fast.
 
         Args:
             epoch (float): Epochs of the recipe that are over; may be a fraction.
@@ -74,6 +76,8 @@ class Pace:
         # Round-off must not keep a moment off its step.
         moment = round(epoch * self._steps_per_epoch, 6)
         step = math.ceil(moment)
+        if step < self._step:  # the run turns out to be longer
+            self._rewind()
         if self._step < step:
             self._advance(step - 1)
             self._before = _options(self._optimizer.param_groups)
@@ -84,6 +88,12 @@ class Pace:
             before, after = self._before[kind], self._after[kind]
             for key in after:
                 group[key] = _between(before[key], after[key], part)
+
+    def _rewind(self) -> None:
+        """To the recipe's begin."""
+        self._optimizer, self._schedulers = deepcopy(self._fresh)
+        self._step = 0
+        self._before = self._after = _options(self._optimizer.param_groups)
 
     def _advance(self, step: int) -> None:
         """To a step, as ``ParamSchedulerHook`` does."""

@@ -16,6 +16,7 @@ from ..utils.errors import UserError
 from ..utils.modules import unwrap
 from .checkpoint import differing_parameters
 from .optimizers import MoGrowMixin
+from .run_course import RunCourse
 from .run_settings import check_settings, run_settings
 
 # Version of the hook's checkpoint state.
@@ -73,12 +74,13 @@ def restore(hook, runner, state: dict) -> None:
     recall_validations(runner)
 
 
-def find_state(checkpoint: dict, runner) -> dict:
+def find_state(checkpoint: dict, runner, course: RunCourse) -> dict:
     """The state to resume from.
 
     Args:
         checkpoint (dict): As loaded.
         runner (Runner): The run that is to go on from it.
+        course (RunCourse): Its course.
 
     Returns:
         dict: From :func:`pack_state`.
@@ -112,6 +114,7 @@ def find_state(checkpoint: dict, runner) -> dict:
         raise UserError(
             f'The checkpoint is of another model, a {state["model"]}: {differing}. Resume with '
             'the model that it was made with.')
+    course.check(state['course'])
     # Older ones have none, and another wrapper is refused when the run begins.
     if 'settings' in state and isinstance(runner.optim_wrapper, MoGrowMixin):
         check_settings(checkpoint, state['settings'], runner)

@@ -20,6 +20,7 @@ from ..utils.errors import UserError
 from .loops import ResumableTrainLoop
 from .pace import Pace
 from .run_parts import RunParts
+from .run_settings import describe_differences
 
 _ROUNDS = 5  # of steps that are timed
 # A run that saves less, or spends more on searches besides training, warns.
@@ -59,6 +60,21 @@ class RunCourse:
                               len(runner.train_dataloader))
             runner.param_schedulers = []
 
+    def check(self, state: dict) -> None:
+        """Raise a UserError if a run to resume had another budget or recipe.
+
+        Args:
+            state (dict): Of :meth:`state_dict`.
+        """
+        there, here = state['settings'], self._settings()
+        if there != here:
+            raise UserError(
+                'The checkpoint was made with another budget of AutoProgHook: '
+                f'{describe_differences(there, here)}. Set the same to resume, or use load_from '
+                'without resume to start from its weights.')
+        if self._pace is not None:
+            self._pace.check(state['pace'])
+
     def begin(self, runner, parts: RunParts, stages: List[Stage],
               search: Optional[OneShotSearch], state: Optional[dict]) -> None:
         """Make the course, and have the training loop follow it.
@@ -73,7 +89,7 @@ class RunCourse:
 
         Raises:
             UserError: For a training loop that can't follow, too small a
-                budget, or a state of another recipe.
+                budget, or a state of other stages.
         """
         loop, steps = runner.train_loop, len(runner.train_dataloader)
         self._steps_per_epoch = steps
@@ -90,12 +106,16 @@ class RunCourse:
                 'train_cfg.dynamic_intervals counts epochs of a run, which speedup of '
                 'AutoProgHook changes. Use val_interval, which counts those of the recipe, or '
                 'speedup=None.')
-        if state is not None:
-            self._pace.check(state['pace'])
         subnets = {stage.subnet for stage in stages}.union(
             *stage_choices(stages, search and search.bounds))
         costs = {Subnet(*subnet): cost for *subnet, cost in state['costs']} if state else \
             self._measure(runner, parts, sorted(subnets, key=parts.backbone.flops))
+        if not subnets <= costs.keys():
+            raise UserError(
+                'The checkpoint was made with another schedule or search: '
+                f'{", ".join(map(str, sorted(subnets - costs.keys(), key=str)))} (depth x pixels) '
+                'may run here, and could not there. Resume with the same num_stages, '
+                'initial_scale and search of AutoProgHook.')
         self.plan = Course(
             stages, runner.max_epochs, steps, self.speedup, self.stage_shares, costs, search)
         loop.course = self.plan
@@ -108,6 +128,17 @@ class RunCourse:
     def decide(self, index: int, choice: Subnet) -> None:
         """See :meth:`Course.decide`."""
         self.plan.decide(index, choice)
+
+    def begin_epoch(self, runner) -> None:
+        """Have all follow the course as it is now, for decisions change it.
+
+        Args:
+            runner (Runner): One that is about to train an epoch.
+        """
+        self.move(runner.iter)
+        if self.speedup is not None:  # mmengine has told components of the recipe's
+            runner.message_hub.update_info('max_epochs', runner.max_epochs)
+            runner.message_hub.update_info('max_iters', runner.max_iters)
 
     def move(self, steps: int) -> None:
         """Set the learning rate and momentum that are due after so many steps of the run."""
@@ -126,11 +157,18 @@ class RunCourse:
 
     def state_dict(self) -> dict:
         """What a checkpoint keeps, in plain types."""
-        return dict(self.plan.state_dict(), pace=self._pace and self._pace.recipe)
+        return dict(self.plan.state_dict(), settings=self._settings(),
+                    pace=self._pace and self._pace.recipe)
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from a checkpoint's :meth:`state_dict`."""
         self.plan.load_state_dict(state)
+
+    def _settings(self) -> dict:
+        if self.speedup is None:
+            return dict(speedup=None)
+        shares = None if self.stage_shares is None else list(self.stage_shares)
+        return dict(speedup=self.speedup, stage_shares=shares, budget=self.budget)
 
     def _announce(self, parts: RunParts, search: Optional[OneShotSearch]) -> None:
         """Say what the run will do, and warn of what saves little."""

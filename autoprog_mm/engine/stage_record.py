@@ -47,7 +47,7 @@ class StageRecord:
         self.eta = Eta(
             stages, len(loop.dataloader), parts.backbone.flops, search,
             val_steps=0 if runner.val_loop is None else len(runner.val_loop.dataloader),
-            validates=partial(validates, loop))
+            validates=partial(validates, loop), budgeted=course.speedup is not None)
 
     # ------------------------------------------------------------------- time
 

@@ -134,8 +134,20 @@ class Timeline:
             begin (int): Epoch of the recipe, from 1, before which it is never
                 due. Defaults to 0.
         """
-        before, now = (math.floor(self.recipe_epoch(e) / interval + 1e-9)
-                       for e in (epoch - 1, epoch))
         if epoch >= self.spendings[-1].end_epoch:
             return self.epochs >= begin
-        return now > before and now * interval >= begin
+        # The first multiple that isn't before `begin`.
+        return self.passes(epoch, interval, math.ceil(begin / interval) * interval)
+
+    def passes(self, epoch: int, interval: int, start: int = 0) -> bool:
+        """Whether the recipe comes to ``start`` or whole intervals after it in an epoch.
+
+        Args:
+            epoch (int): The epoch, from 1.
+            interval (int): Epochs of the recipe.
+            start (int): Epoch of the recipe, from 1. Defaults to 0, which no
+                epoch comes to.
+        """
+        before, now = (math.floor((self.recipe_epoch(e) - start) / interval + 1e-9)
+                       for e in (epoch - 1, epoch))
+        return now > before and now >= 0

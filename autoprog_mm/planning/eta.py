@@ -33,6 +33,7 @@ class Eta:
             Defaults to 0, there are no validations.
         validates (Callable): Whether an epoch, counted from 1, is followed by
             a validation. Defaults to after each.
+        budgeted (bool): See :class:`Forecast`. Defaults to False.
     """
 
     def __init__(self,
@@ -41,13 +42,15 @@ class Eta:
                  flops: Callable[[Subnet], float],
                  search=None,
                  val_steps: int = 0,
-                 validates: Callable[[int], bool] = lambda epoch: True) -> None:
+                 validates: Callable[[int], bool] = lambda epoch: True,
+                 budgeted: bool = False) -> None:
         self.stages = stages  # whose epochs may change
         self.steps_per_epoch = steps_per_epoch
         self.flops = lru_cache(maxsize=None)(flops)
         self.search = search
         self.val_steps = val_steps
         self.validates = validates
+        self.budgeted = budgeted
         self._steps: Dict[Subnet, Deque[float]] = defaultdict(lambda: deque(maxlen=_RECENT))
         self._firsts: Deque[Tuple[Subnet, float]] = deque(maxlen=_RECENT)
         self._validation: Optional[Tuple[int, float]] = None
@@ -113,7 +116,8 @@ class Eta:
         return Forecast(
             self.stages, self.steps_per_epoch, step, self.search,
             validate=validate if self.val_steps else None, validates=self.validates,
-            epoch=max(0., _typical(gaps)) if gaps else 0.).left(epoch, steps, candidates)
+            epoch=max(0., _typical(gaps)) if gaps else 0.,
+            budgeted=self.budgeted).left(epoch, steps, candidates)
 
 
 def _typical(seconds: Sequence[float]) -> float:

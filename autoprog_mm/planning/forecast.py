@@ -40,6 +40,8 @@ class Forecast:
         validates (Callable): Whether an epoch, counted from 1, is followed by
             one. Defaults to after each.
         epoch (float): Seconds of an epoch besides its steps. Defaults to 0.
+        budgeted (bool): Whether stages are as long as a budget lasts, so that
+            what is chosen makes no difference. Defaults to False.
     """
 
     def __init__(self,
@@ -50,7 +52,8 @@ class Forecast:
                  own_work: bool = True,
                  validate: Optional[Callable[[int], float]] = None,
                  validates: Callable[[int], bool] = lambda epoch: True,
-                 epoch: float = 0.) -> None:
+                 epoch: float = 0.,
+                 budgeted: bool = False) -> None:
         self.stages = list(stages)
         self.steps_per_epoch = steps_per_epoch
         self.step = step
@@ -59,6 +62,7 @@ class Forecast:
         self.validate = validate
         self.validates = validates
         self.epoch = epoch
+        self.budgeted = budgeted
         self._after = lru_cache(maxsize=None)(self._from_stage)
 
     def whole(self) -> Range:
@@ -85,8 +89,9 @@ class Forecast:
         if index == len(self.stages):
             return Range(0., 0.)
         stage = self.stages[index]
-        candidates = stage_candidates(self.stages, index, current,
-                                      self.search and self.search.bounds)
+        # A budget's stages are planned with their rows, as `Course` does.
+        candidates = [Subnet.covering([current, stage.subnet])] if self.budgeted else \
+            stage_candidates(self.stages, index, current, self.search and self.search.bounds)
         return self._stage(stage, candidates, stage.begin_epoch, 0)
 
     def _stage(self, stage: Stage, candidates: List[Subnet], epoch: int, steps: int) -> Range:
@@ -100,6 +105,8 @@ class Forecast:
                     self.search, self.steps_per_epoch, epoch - stage.begin_epoch, steps)
                 fixed += left * sum(map(self.step, candidates))
             epoch, steps = end, 0
+            if self.budgeted:
+                candidates = [stage.subnet]
         ways = [
             Range(*[self._epochs(self.step(c), c.depth, epoch, steps, stage.end_epoch)] * 2) +
             self._after(stage.index + 1, c) for c in candidates

@@ -63,6 +63,16 @@ def test_recipe_intervals_come_due_when_they_are_passed():
     # With epochs of the recipe's cost it is the recipe's own rhythm, and the last.
     plain = Timeline([Spending(0, 7, 1.)], epochs=7)
     assert [e for e in range(1, 8) if plain.is_due(e, 3)] == [3, 6, 7]
+    assert [e for e in range(1, 8) if plain.is_due(e, 3, begin=4)] == [6, 7]
+
+
+def test_recipe_intervals_count_from_their_start():
+    """As those of mmengine's ``every_n_epochs``, for ``save_begin`` of checkpoints."""
+    plain = Timeline([Spending(0, 7, 1.)], epochs=7)
+    assert [e for e in range(1, 8) if plain.passes(e, 3)] == [3, 6]
+    assert [e for e in range(1, 8) if plain.passes(e, 3, start=2)] == [2, 5]
+    timeline = Timeline([Spending(0, 10, 0.2), Spending(10, 12, 1.)], epochs=8)
+    assert [e for e in range(1, 13) if timeline.passes(e, 3, start=1)] == [3, 10, 12]
 
 
 @pytest.mark.parametrize('speedup, shares, message', [

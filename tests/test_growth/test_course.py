@@ -12,6 +12,7 @@ from autoprog_mm.growth import (
     stage_choices,
 )
 from autoprog_mm.growth.course import Course
+from autoprog_mm.planning.forecast import Forecast
 
 FULL = Subnet(12, 224)
 
@@ -132,3 +133,26 @@ def test_a_search_that_its_stage_cannot_pay_is_refused():
     search = OneShotSearch(epochs=2, cost='flops')
     with pytest.raises(ValueError, match=r'search.epochs \(2\) may need more than the '):
         course(4, epochs=20, search=search)
+
+
+def assert_foreseen(mine, search, epoch, candidates):
+    """In the unit of costs, what is left is what the course has planned to spend."""
+    forecast = Forecast(mine.stages, 50, lambda s: cost(s) / 50, search, budgeted=True)
+    planned = mine.timeline.total - mine.timeline.spent(epoch)
+    assert forecast.left(epoch, 0, candidates) == pytest.approx((planned, planned))
+
+
+def test_what_is_left_of_a_budget_is_foreseen_whatever_searches_choose():
+    search, rng = OneShotSearch(epochs=2, eval_batches=5, cost='flops'), random.Random(3)
+    for _ in range(20):
+        mine = course(3, search=search)
+        choice = mine.stages[0].subnet
+        for index in range(4):
+            candidates = stage_candidates(mine.stages, index, choice)
+            mine.begin_stage(index, candidates)
+            begin = mine.stages[index].begin_epoch
+            assert_foreseen(mine, search, begin, candidates)
+            choice = rng.choice(candidates)
+            if len(candidates) > 1:
+                mine.decide(index, choice)
+                assert_foreseen(mine, search, begin + 2, [choice])

@@ -138,7 +138,6 @@ class AutoProgHook(Hook):
             resume.restore(self, runner, state)
         else:
             check_loaded(parts, self.stages, self.search)
-        self.course.move(runner.iter)
         self.record.ledger.open()
 
     def before_train_epoch(self, runner) -> None:
@@ -151,6 +150,7 @@ class AutoProgHook(Hook):
             self.choice = None
         if stage.index != self.stage_index:
             self._begin_stage(stage)
+        self.course.begin_epoch(runner)
         self.record.write()
         if parts.wrapper is not None:
             parts.wrapper.follow(parts.backbone.awake_slots, self.searching)
@@ -247,4 +247,4 @@ class AutoProgHook(Hook):
         if not trains(runner):
             check_all_there(runner, checkpoint['state_dict'])
         elif runner._resume:
-            self._state = resume.find_state(checkpoint, runner)
+            self._state = resume.find_state(checkpoint, runner, self.course)

@@ -165,7 +165,7 @@ class SafeCheckpointHook(CheckpointHook):
         course = getattr(runner.train_loop, 'course', None)
         if course is None or n <= 0:
             return super().every_n_epochs(runner, n, start)
-        return course.timeline.is_due(runner.epoch + 1, n, start)
+        return course.timeline.passes(runner.epoch + 1, n, start)
 
     def after_train_epoch(self, runner) -> None:
         """Save when it is time, and when :func:`request_checkpoint` asked for it."""

@@ -72,6 +72,13 @@ def test_learning_rates_are_the_recipes_at_the_same_share(budgeted, jpeg_root, t
             assert rate == pytest.approx(expected, rel=1e-6), step
 
 
+def test_components_hear_of_the_runs_own_length(budgeted):
+    """From the message hub, where mmengine tells them before the length is known."""
+    _, runner, _ = budgeted
+    hub = runner.message_hub
+    assert [hub.get_info('max_epochs'), hub.get_info('max_iters')] == [runner.epoch, runner.iter]
+
+
 def test_validations_and_checkpoints_keep_the_recipes_rhythm(budgeted):
     folder, runner, note = budgeted
     # Eight epochs of the recipe pass in more of the run: one validation for each at most.
@@ -112,6 +119,18 @@ def test_a_searched_run_costs_what_was_promised(jpeg_root, tmp_path):
     assert plan.timeline.recipe_epoch(runner.epoch) == pytest.approx(40)
 
 
+def test_resume_is_exact_after_a_decision(jpeg_root, tmp_path):
+    """It changes the share that is spent, and so the learning rate of the very next step."""
+    options = dict(
+        SPEEDUP, **EVERY_STEP, train_cfg__max_epochs=24, val_cfg=None, val_dataloader=None,
+        val_evaluator=None, default_hooks__checkpoint__save_best=None)
+    run_until(micro_config(jpeg_root, tmp_path / 'whole', SEARCH, **options), STEPS + 1)
+    resumed_until(micro_config(jpeg_root, tmp_path / 'resumed', SEARCH, **options),
+                  tmp_path / 'whole' / f'iter_{STEPS}.pth', STEPS + 1)
+    assert_same_state(tmp_path / 'whole' / f'iter_{STEPS + 1}.pth',
+                      tmp_path / 'resumed' / f'iter_{STEPS + 1}.pth')
+
+
 @pytest.mark.parametrize('options, message', [
     (dict(custom_hooks__0__speedup=50.), r'speedup=50 of AutoProgHook leaves too little'),
     (dict(train_cfg=dict(_delete_=True, by_epoch=True, max_epochs=8)),
@@ -146,6 +165,22 @@ def test_another_recipe_is_refused_on_resume(budgeted, jpeg_root, tmp_path):
                           (dict(param_scheduler__1__eta_min=1e-4), 'param_scheduler.1.eta_min')):
         with pytest.raises(UserError, match=f'another optimizer or param_scheduler: .*{name}'):
             resumed_until(micro_config(jpeg_root, tmp_path, **SPEEDUP, **options), checkpoint, 60)
-    with pytest.raises(UserError, match='another schedule'):
-        resumed_until(micro_config(
-            jpeg_root, tmp_path, **{**SPEEDUP, 'custom_hooks__0__speedup': 3.}), checkpoint, 60)
+
+
+def test_another_budget_is_refused_on_resume(jpeg_root, tmp_path):
+    """Though stages may come out alike: those after a search would not."""
+    whole, plain = ({**SPEEDUP, **EVERY_STEP, 'custom_hooks__0__speedup': speedup}
+                    for speedup in (2., None))
+    run_until(micro_config(jpeg_root, tmp_path / 'whole', **whole), 1)
+    run_until(micro_config(jpeg_root, tmp_path / 'plain', **plain), 1)
+    for start, search, options, message in (
+            ('whole', None, dict(custom_hooks__0__speedup=2.001), r'speedup \(2.0 there, 2.001 h'),
+            ('whole', None, dict(custom_hooks__0__stage_shares=[1., 1, 1, 1]), 'stage_shares'),
+            ('whole', None, dict(custom_hooks__0__budget='time'), 'budget'),
+            ('whole', None, dict(custom_hooks__0__speedup=None), 'speedup'),
+            ('plain', None, {}, r'speedup \(nothing there, 2.0 here\)'),
+            ('whole', SEARCH, dict(train_cfg__max_epochs=24), 'another schedule or search: .*2x24'),
+    ):
+        with pytest.raises(UserError, match=message):
+            resumed_until(micro_config(jpeg_root, tmp_path / 'x', search, **{**whole, **options}),
+                          tmp_path / start / 'iter_1.pth', 2)
