@@ -15,6 +15,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import init_dist
 from mmengine.logging import print_log
+from mmengine.registry import FUNCTIONS
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 from mmengine.utils.dl_utils import set_multi_processing
@@ -78,6 +79,12 @@ def _clip(cfg: dict) -> Set[str]:
                more=('type', )) - {'parameters'}
 
 
+def _collate(cfg: dict) -> Optional[Set[str]]:
+    kind = cfg.get('type')
+    function = FUNCTIONS.get(kind) if isinstance(kind, str) else kind
+    return None if function is None else _of(function, more=('type', ))
+
+
 def _arch(cfg: dict) -> Optional[Set[str]]:
     # Of mmpretrain's VisionTransformer; those of other backbones are theirs.
     known = {'embed_dims', 'num_layers', 'num_heads', 'feedforward_channels'}
@@ -115,7 +122,7 @@ _KNOWN: Dict[str, Any] = {
     'train_dataloader': _DATALOADER,
     'val_cfg': partial(_loop, lambda cfg: 'ValLoop'),
     'val_dataloader': _DATALOADER,
-    '*_dataloader.collate_fn': {'type'},
+    '*_dataloader.collate_fn': _collate,
 }
 _OR_NEVER = partial(check_int, least=-1)  # as mmengine has it
 # Values that are not None.

@@ -22,6 +22,10 @@ def micro():
     return cfg
 
 
+def padded_collate(batch, size):
+    """A function with an option of its own."""
+
+
 # Each was accepted without a word, or ended a run with a stack trace.
 MISTAKES = {
     'env_cfg.cudnn_bench=True': "env_cfg.cudnn_bench: .* Did you mean 'cudnn_benchmark'",
@@ -108,6 +112,8 @@ def test_mistakes(micro, option):
     {'optim_wrapper.constructor': 'MyConstructor', 'optim_wrapper.paramwise_cfg.mine': 1},
     {'train_dataloader.dataset.pipeline.1.scale': 32}, {'train_cfg.dynamic_intervals': [(1, 2)]},
     {'param_scheduler': dict(type='MultiStepLR', milestones=[1], gamma=0.1)},
+    {'model.backbone.arch': 'deit-tiny'},
+    {'train_dataloader.collate_fn': dict(type=padded_collate, size=3)},
     {'train_cfg._scope_': 'autoprog_mm', 'env_cfg._scope_': 'autoprog_mm'}])
 def test_what_is_no_mistake(micro, options, log):
     cfg = micro.copy()
@@ -116,6 +122,12 @@ def test_what_is_no_mistake(micro, options, log):
     check_keys(cfg)
     check_parts(cfg)
     assert log == []
+
+
+def test_name_in_place_of_a_number(micro):
+    cfg = micro.copy()
+    cfg.optim_wrapper.loss_scale = 512.
+    check_options(cfg, {'optim_wrapper.loss_scale': 'dynamic'}, for_folders=False)
 
 
 def test_dict_in_place_of_another_thing(micro):
