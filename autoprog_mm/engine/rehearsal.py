@@ -7,7 +7,7 @@ from typing import Any, Collection, Dict, List, Optional
 
 import torch
 import torch.nn as nn
-from mmengine.evaluator import BaseMetric
+from mmengine.evaluator import BaseMetric, DumpResults
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook
 from mmengine.runner import BaseLoop, TestLoop, ValLoop
 from mmengine.structures import BaseDataElement
@@ -54,7 +54,7 @@ def rehearse_test(runner) -> None:
 
 
 def _rehearse(name: str, loop: BaseLoop, model: nn.Module, step: str) -> Optional[Dict[str, Any]]:
-    """What the metrics of a loop give for its first images; None if that is not known."""
+    """What the metrics of a loop give for some images; None if that is not known."""
     if not all(isinstance(metric, BaseMetric) for metric in loop.evaluator.metrics):
         return None
     samples = _samples(name, loop.dataloader.dataset)
@@ -65,7 +65,9 @@ def _rehearse(name: str, loop: BaseLoop, model: nn.Module, step: str) -> Optiona
                for one in _predict(model, step, batch)]
     metrics: Dict[str, Any] = {}
     for metric in loop.evaluator.metrics:
-        for key, value in _judge(name, metric, batch, outputs).items():
+        if isinstance(metric, DumpResults):  # writes a file, and gives nothing
+            continue
+        for key, value in _judge(name, copy.deepcopy(metric), batch, outputs).items():
             if key in metrics:
                 raise UserError(
                     f'{name}_evaluator: two metrics are both called {key!r}. Give one of them '
@@ -75,12 +77,14 @@ def _rehearse(name: str, loop: BaseLoop, model: nn.Module, step: str) -> Optiona
 
 
 def _samples(name: str, dataset: Dataset) -> List[dict]:
-    """The first samples that can be loaded; of a dataset that is only planned, none."""
+    """Some samples that can be loaded; of a dataset that is only planned, none."""
     samples: List[dict] = []
     error: Optional[Exception] = None
-    for index in range(min(_TRIED, len(dataset))):
+    # From both ends in turn, for some metrics need two classes.
+    for place in range(min(_TRIED, len(dataset))):
         if len(samples) == _IMAGES:
             break
+        index = len(dataset) - 1 - place // 2 if place % 2 else place // 2
         try:
             with undisturbed():
                 samples.append(dataset[index])
@@ -90,8 +94,8 @@ def _samples(name: str, dataset: Dataset) -> List[dict]:
             error = caught
     if error is not None and not samples:
         raise UserError(
-            f'{name}_dataloader: none of the first {min(_TRIED, len(dataset))} samples can be '
-            f'loaded: {type(error).__name__}: {error}') from error
+            f'{name}_dataloader: none of the {min(_TRIED, len(dataset))} samples that were '
+            f'tried can be loaded: {type(error).__name__}: {error}') from error
     return samples
 
 
@@ -109,7 +113,7 @@ def _predict(model: nn.Module, step: str, batch: dict) -> list:
 
 
 def _judge(name: str, metric: BaseMetric, batch: dict, outputs: List[dict]) -> Dict[str, Any]:
-    """What a metric gives, by full name."""
+    """What a metric, a copy of the loop's, gives, by full name."""
     try:
         metric.process(batch, outputs)
         values = metric.compute_metrics(list(metric.results))
@@ -117,8 +121,6 @@ def _judge(name: str, metric: BaseMetric, batch: dict, outputs: List[dict]) -> D
         raise UserError(
             f'{name}_evaluator: {type(metric).__name__} cannot judge what the model gives: '
             f'{type(error).__name__}: {" ".join(str(error).split())}') from error
-    finally:
-        metric.results.clear()
     return {f'{metric.prefix}/{key}' if metric.prefix else key: value
             for key, value in values.items()}
 
