@@ -1,7 +1,6 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """A validation or test of two images, for what would end or mislead a run later."""
 import copy
-import difflib
 from contextlib import nullcontext
 from typing import Any, Collection, Dict, List, Optional
 
@@ -17,6 +16,7 @@ from ..models.elastic import ElasticBackbone
 from ..utils import undisturbed
 from ..utils.errors import UserError
 from ..utils.modules import unwrap
+from ..utils.names import did_you_mean
 
 _IMAGES, _TRIED = 2, 8
 
@@ -154,15 +154,13 @@ def _check_best(hook: CheckpointHook, metrics: Dict[str, Any]) -> None:
             raise UserError(
                 f"{where}, 'auto', takes the first metric, {name!r}, of which is not known whether "
                 "more or less is better. Set default_hooks.checkpoint.rule='greater' or 'less', or "
-                f'save_best to another one of {list(metrics)}.') from None
+                f'save_best to None or another one of {_listed(metrics)}.') from None
 
 
 def _check_name(where: str, name: str, metrics: Dict[str, Any]) -> None:
     if name not in metrics:
-        near = difflib.get_close_matches(name, metrics, n=1)
-        raise UserError(
-            f'{where} is {name!r}, but the validation gives {_listed(metrics)}.' +
-            (f' Did you mean {near[0]!r}?' if near else ''))
+        raise UserError(f'{where} is {name!r}, but the validation gives {_listed(metrics)}.'
+                        f'{did_you_mean(name, metrics)}')
     value = metrics[name]
     number = isinstance(value, (int, float)) or getattr(value, 'size', None) == 1 or (
         isinstance(value, torch.Tensor) and value.numel() == 1)

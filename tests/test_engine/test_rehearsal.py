@@ -70,7 +70,7 @@ class OfTwoClasses(BaseMetric):
     def compute_metrics(self, results):
         if len(set(results)) < 2:
             raise ValueError('not defined for one class')
-        return dict(value=1.)
+        return dict(accuracy=1.)
 
 
 def test_metrics_are_as_they_were(jpeg_root, tmp_path):
