@@ -70,7 +70,7 @@ def _scheduler(cfg: dict) -> Optional[Set[str]]:
     kind = PARAM_SCHEDULERS.get(kind) if isinstance(kind, str) else kind
     # Its builder takes over more of an epoch's scheduler.
     return None if kind is None else _of(
-        kind, more=('type', '_scope_', 'convert_to_iter_based')) - {'optimizer', 'param_name'}
+        kind, more=('type', '_scope_', 'convert_to_iter_based')) - {'optimizer'}
 
 
 def _clip(cfg: dict) -> Set[str]:
@@ -83,6 +83,12 @@ def _collate(cfg: dict) -> Optional[Set[str]]:
     kind = cfg.get('type')
     function = FUNCTIONS.get(kind) if isinstance(kind, str) else kind
     return None if function is None else _of(function, more=('type', ))
+
+
+def _custom_keys(cfg: dict) -> Set[str]:
+    # What has another name goes to the optimizer, such as lars_exclude or betas.
+    known = {'decay_mult', 'lr_mult'}
+    return known | {key for key in cfg if not did_you_mean(key, known)}
 
 
 def _arch(cfg: dict) -> Optional[Set[str]]:
@@ -111,7 +117,7 @@ _KNOWN: Dict[str, Any] = {
         'bias_decay_mult', 'bias_lr_mult', 'bypass_duplicate', 'custom_keys',
         'dcn_offset_lr_mult', 'dwconv_decay_mult', 'flat_decay_mult', 'layer_decay_rate',
         'norm_decay_mult'},
-    'optim_wrapper.paramwise_cfg.custom_keys.*': {'decay_mult', 'lr_mult'},
+    'optim_wrapper.paramwise_cfg.custom_keys.*': _custom_keys,
     'param_scheduler': _scheduler,
     'param_scheduler.*': _scheduler,
     'randomness': _of(Runner.set_randomness),

@@ -33,7 +33,7 @@ MISTAKES = {
     'env_cfg.dist_cfg.time_out=1': "Did you mean 'timeout'",
     'optim_wrapper.clip_grad.max_nrm=1': "Did you mean 'max_norm'",
     'optim_wrapper.paramwise_cfg.norm_decay=0': "Did you mean 'norm_decay_mult'",
-    'optim_wrapper.paramwise_cfg.custom_keys=dict(a=dict(lr=1))': 'It may have decay_mult, lr_mult',
+    'optim_wrapper.paramwise_cfg.custom_keys=dict(a=dict(lr_mul=1))': "Did you mean 'lr_mult'",
     'param_scheduler.0.ende=1': "Did you mean 'end'",
     'param_scheduler.1.eta_mn=1': "Did you mean 'eta_min'",
     'randomness.sed=1': "Did you mean 'seed'",
@@ -113,6 +113,8 @@ def test_mistakes(micro, option):
     {'train_dataloader.dataset.pipeline.1.scale': 32}, {'train_cfg.dynamic_intervals': [(1, 2)]},
     {'param_scheduler': dict(type='MultiStepLR', milestones=[1], gamma=0.1)},
     {'model.backbone.arch': 'deit-tiny'},
+    {'optim_wrapper.paramwise_cfg.custom_keys': {'bn': dict(lars_exclude=True, lr=0.1)}},
+    {'param_scheduler': dict(type='CosineAnnealingParamScheduler', param_name='weight_decay')},
     {'train_dataloader.collate_fn': dict(type=padded_collate, size=3)},
     {'train_cfg._scope_': 'autoprog_mm', 'env_cfg._scope_': 'autoprog_mm'}])
 def test_what_is_no_mistake(micro, options, log):
