@@ -15,11 +15,12 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import init_dist
 from mmengine.logging import print_log
-from mmengine.registry import FUNCTIONS
+from mmengine.registry import FUNCTIONS, MODEL_WRAPPERS
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 from mmengine.utils.dl_utils import set_multi_processing
 from mmpretrain.registry import LOOPS, PARAM_SCHEDULERS
+from mmpretrain.registry import MODEL_WRAPPERS as OUR_MODEL_WRAPPERS
 from torch.utils.data import DataLoader
 
 from ..utils.checks import check_int, check_number
@@ -218,6 +219,14 @@ def check_parts(cfg: Config) -> None:
                 f'config: {" and ".join(there)} is set, but not '
                 f'{" and ".join(name for name in names if name not in there)}. Set all of them, or '
                 'none.')
+    wrapper = cfg.get('model_wrapper_cfg') or {}
+    kind = wrapper.get('type')
+    if isinstance(kind, str) and MODEL_WRAPPERS.get(kind) is None:  # mmengine would not say so
+        ours = [f'mmpretrain.{name}' for name in OUR_MODEL_WRAPPERS.module_dict]
+        raise UserError(f'model_wrapper_cfg.type: there is no {kind!r}.{did_you_mean(kind, ours)}')
+    if wrapper and cfg.get('find_unused_parameters'):
+        print_log('config: find_unused_parameters has no effect beside model_wrapper_cfg. Set '
+                  'model_wrapper_cfg.find_unused_parameters=True.', 'current', logging.WARNING)
 
 
 def _warn_of_name(name: str, value: Any, cfg: Mapping[str, object]) -> None:

@@ -75,6 +75,8 @@ MISTAKES = {
     'model=None': 'config: model must be a dict, but is None',
     'val_cfg=None': 'val_dataloader and val_evaluator is set, but not val_cfg. Set all of them, or',
     'optim_wrapper=None': 'train_dataloader and train_cfg is set, but not optim_wrapper',
+    'model_wrapper_cfg.type=ElasticDistributedDataParallel':
+        "there is no 'Ela.*'. Did you mean 'mmpretrain.ElasticDistributedDataParallel'",
     # Places.
     'batchsize=64': "no key 'batchsize'.* Did you mean 'train_dataloader.batch_size'",
     'max_epochs=3': "Did you mean 'train_cfg.max_epochs'",
@@ -130,6 +132,16 @@ def test_name_in_place_of_a_number(micro):
     cfg = micro.copy()
     cfg.optim_wrapper.loss_scale = 512.
     check_options(cfg, {'optim_wrapper.loss_scale': 'dynamic'}, for_folders=False)
+
+
+def test_option_beside_the_wrapper_that_has_it(micro, log):
+    cfg = micro.copy()
+    cfg.find_unused_parameters = True
+    check_parts(cfg)
+    assert log == []
+    cfg.model_wrapper_cfg = dict(type='mmpretrain.ElasticDistributedDataParallel')
+    check_parts(cfg)
+    assert len(log) == 1 and 'Set model_wrapper_cfg.find_unused_parameters=True' in log[0]
 
 
 def test_dict_in_place_of_another_thing(micro):
