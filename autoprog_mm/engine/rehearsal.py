@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from ..models.elastic import ElasticBackbone
 from ..utils import undisturbed
-from ..utils.errors import UserError
+from ..utils.errors import UserError, one_line
 from ..utils.modules import unwrap
 from ..utils.names import did_you_mean
 
@@ -95,7 +95,7 @@ def _samples(name: str, dataset: Dataset) -> List[dict]:
     if error is not None and not samples:
         raise UserError(
             f'{name}_dataloader: none of the {min(_TRIED, len(dataset))} samples that were '
-            f'tried can be loaded: {type(error).__name__}: {error}') from error
+            f'tried can be loaded: {one_line(error)}.') from error
     return samples
 
 
@@ -120,7 +120,7 @@ def _judge(name: str, metric: BaseMetric, batch: dict, outputs: List[dict]) -> D
     except Exception as error:
         raise UserError(
             f'{name}_evaluator: {type(metric).__name__} cannot judge what the model gives: '
-            f'{type(error).__name__}: {" ".join(str(error).split())}') from error
+            f'{one_line(error)}.') from error
     return {f'{metric.prefix}/{key}' if metric.prefix else key: value
             for key, value in values.items()}
 

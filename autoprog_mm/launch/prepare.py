@@ -13,8 +13,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from mmengine.utils import import_modules_from_strings
 
 from ..engine import SafeCheckpointHook
-from ..utils.config_files import one_line
-from ..utils.errors import UserError, first_cause
+from ..utils.errors import UserError, first_cause, one_line
 from .dataloaders import DATALOADERS
 from .device import adapt_to_device, enable_amp
 from .errors import user_message
