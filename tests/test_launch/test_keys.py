@@ -73,7 +73,7 @@ MISTAKES = {
     'env_cfg=None': 'config: env_cfg must be a dict, but is None',
     'randomness=None': 'config: randomness must be a dict, but is None',
     'model=None': 'config: model must be a dict, but is None',
-    'val_cfg=None': 'val_dataloader and val_evaluator are set, but not val_cfg. Set all of them, or',
+    'val_cfg=None': 'val_dataloader and val_evaluator are set, but not val_cfg. Set all of them',
     'optim_wrapper=None': 'train_dataloader and train_cfg are set, but not optim_wrapper',
     'model_wrapper_cfg.type=ElasticDistributedDataParallel':
         "there is no 'Ela.*'. Did you mean 'mmpretrain.ElasticDistributedDataParallel'",
