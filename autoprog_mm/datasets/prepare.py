@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from ..utils.errors import one_line
 from ..utils.files import replacing
 
 _JPEG_ENDINGS = ('.jpg', '.jpeg')
@@ -134,7 +135,7 @@ def prepare_images(source: str, target: str, names: Sequence[str], settings: Set
                 os.utime(beside, ns=(times.st_atime_ns, times.st_mtime_ns))
             resized += smaller is not None
         except Exception as error:  # whatever it is, it is reported and the others go on
-            failed.append((name, f'{type(error).__name__}: {" ".join(str(error).split())}'))
+            failed.append((name, one_line(error)))
     return Outcome(resized, len(names) - resized - len(failed), failed)
 
 

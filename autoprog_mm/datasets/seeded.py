@@ -8,8 +8,8 @@ from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from ..utils import Randomness, seed_sample
-from ..utils.errors import UserError
-from .unread import BAD_IMAGES, describe_error, unread_image
+from ..utils.errors import UserError, one_line
+from .unread import BAD_IMAGES, unread_image
 
 
 class SeededIndex(NamedTuple):
@@ -54,7 +54,7 @@ class SeededDataset(Dataset):
                 path = unread_image(error)
                 if path is None or len(bad) == _MAX_REPLACEMENTS:
                     raise
-                bad.append([path, describe_error(error)])
+                bad.append([path, one_line(error)])
             seed = Randomness.replacement(item.seed, len(bad))
             index = seed % len(self.dataset)
         if bad:

@@ -6,6 +6,7 @@ import numpy as np
 from mmcv.transforms import LoadImageFromFile
 from mmengine.dataset import Compose
 
+from ..utils.errors import one_line
 from .pipelines import leaves_of
 from .transforms import ProgressiveDecodeCrop
 
@@ -31,16 +32,6 @@ def unread_image(error: Exception) -> Optional[str]:
             return variables['results'].get('img_path')
         trace = trace.tb_next
     return None
-
-
-def describe_error(error: Exception) -> str:
-    """An error in one line that can be written anywhere, whatever file names it has.
-
-    Args:
-        error (Exception): One that was caught.
-    """
-    text = f'{type(error).__name__}: {" ".join(str(error).split())}'
-    return text.encode('utf-8', 'backslashreplace').decode()
 
 
 def bad_images(batch: dict) -> List[List[str]]:
@@ -81,7 +72,7 @@ class BlackIfUnread(Compose):
                 path = unread_image(error)
                 if path is None or not isinstance(transform, _LOADERS):
                     raise
-                bad.append([path, describe_error(error)])
+                bad.append([path, one_line(error)])
                 shape = _BLACK_SIDE, _BLACK_SIDE
                 data.update(img=np.zeros((*shape, 3), np.uint8), img_shape=shape, ori_shape=shape)
             if data is None:

@@ -1,24 +1,27 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """A validation or test of two images, for what would end or mislead a run later."""
 import copy
-import difflib
+import logging
 from contextlib import nullcontext
 from typing import Any, Collection, Dict, List, Optional
 
 import torch
 import torch.nn as nn
-from mmengine.evaluator import BaseMetric
+from mmengine.evaluator import BaseMetric, DumpResults
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook
+from mmengine.logging import print_log
 from mmengine.runner import BaseLoop, TestLoop, ValLoop
 from mmengine.structures import BaseDataElement
 from torch.utils.data import Dataset
 
 from ..models.elastic import ElasticBackbone
 from ..utils import undisturbed
-from ..utils.errors import UserError
+from ..utils.errors import UserError, one_line
 from ..utils.modules import unwrap
+from ..utils.names import did_you_mean
 
 _IMAGES, _TRIED = 2, 8
+_KNOWN = ('mmpretrain', 'mmengine')  # whose metrics work on two images
 
 
 def rehearse_validation(runner) -> None:
@@ -54,7 +57,7 @@ def rehearse_test(runner) -> None:
 
 
 def _rehearse(name: str, loop: BaseLoop, model: nn.Module, step: str) -> Optional[Dict[str, Any]]:
-    """What the metrics of a loop give for its first images; None if that is not known."""
+    """What the metrics of a loop give for some images; None if that is not known."""
     if not all(isinstance(metric, BaseMetric) for metric in loop.evaluator.metrics):
         return None
     samples = _samples(name, loop.dataloader.dataset)
@@ -65,7 +68,12 @@ def _rehearse(name: str, loop: BaseLoop, model: nn.Module, step: str) -> Optiona
                for one in _predict(model, step, batch)]
     metrics: Dict[str, Any] = {}
     for metric in loop.evaluator.metrics:
-        for key, value in _judge(name, metric, batch, outputs).items():
+        if isinstance(metric, DumpResults):  # writes a file, and gives nothing
+            continue
+        values = _judge(name, copy.deepcopy(metric), batch, outputs)
+        if values is None:
+            return None
+        for key, value in values.items():
             if key in metrics:
                 raise UserError(
                     f'{name}_evaluator: two metrics are both called {key!r}. Give one of them '
@@ -75,12 +83,14 @@ def _rehearse(name: str, loop: BaseLoop, model: nn.Module, step: str) -> Optiona
 
 
 def _samples(name: str, dataset: Dataset) -> List[dict]:
-    """The first samples that can be loaded; of a dataset that is only planned, none."""
+    """Some samples that can be loaded; of a dataset that is only planned, none."""
     samples: List[dict] = []
     error: Optional[Exception] = None
-    for index in range(min(_TRIED, len(dataset))):
+    # From both ends in turn, for some metrics need two classes.
+    for place in range(min(_TRIED, len(dataset))):
         if len(samples) == _IMAGES:
             break
+        index = len(dataset) - 1 - place // 2 if place % 2 else place // 2
         try:
             with undisturbed():
                 samples.append(dataset[index])
@@ -90,8 +100,8 @@ def _samples(name: str, dataset: Dataset) -> List[dict]:
             error = caught
     if error is not None and not samples:
         raise UserError(
-            f'{name}_dataloader: none of the first {min(_TRIED, len(dataset))} samples can be '
-            f'loaded: {type(error).__name__}: {error}') from error
+            f'{name}_dataloader: none of the {min(_TRIED, len(dataset))} samples that were '
+            f'tried can be loaded: {one_line(error)}.') from error
     return samples
 
 
@@ -108,17 +118,20 @@ def _predict(model: nn.Module, step: str, batch: dict) -> list:
             module.training = training
 
 
-def _judge(name: str, metric: BaseMetric, batch: dict, outputs: List[dict]) -> Dict[str, Any]:
-    """What a metric gives, by full name."""
+def _judge(name: str, metric: BaseMetric, batch: dict, outputs: List[dict]
+           ) -> Optional[Dict[str, Any]]:
+    """What a metric, a copy of the loop's, gives, by full name; None if that is not known."""
     try:
         metric.process(batch, outputs)
         values = metric.compute_metrics(list(metric.results))
     except Exception as error:
-        raise UserError(
-            f'{name}_evaluator: {type(metric).__name__} cannot judge what the model gives: '
-            f'{type(error).__name__}: {" ".join(str(error).split())}') from error
-    finally:
-        metric.results.clear()
+        text = f'{name}_evaluator: {type(metric).__name__} cannot judge what the model gives: ' \
+            f'{one_line(error)}.'
+        if type(metric).__module__.split('.')[0] in _KNOWN:
+            raise UserError(text) from error
+        # One of the user's own may need more images than these.
+        print_log(f'Tried on {_IMAGES} images: {text}', logger='current', level=logging.WARNING)
+        return None
     return {f'{metric.prefix}/{key}' if metric.prefix else key: value
             for key, value in values.items()}
 
@@ -152,15 +165,13 @@ def _check_best(hook: CheckpointHook, metrics: Dict[str, Any]) -> None:
             raise UserError(
                 f"{where}, 'auto', takes the first metric, {name!r}, of which is not known whether "
                 "more or less is better. Set default_hooks.checkpoint.rule='greater' or 'less', or "
-                f'save_best to another one of {list(metrics)}.') from None
+                f'save_best to None or another one of {_listed(metrics)}.') from None
 
 
 def _check_name(where: str, name: str, metrics: Dict[str, Any]) -> None:
     if name not in metrics:
-        near = difflib.get_close_matches(name, metrics, n=1)
-        raise UserError(
-            f'{where} is {name!r}, but the validation gives {_listed(metrics)}.' +
-            (f' Did you mean {near[0]!r}?' if near else ''))
+        raise UserError(f'{where} is {name!r}, but the validation gives {_listed(metrics)}.'
+                        f'{did_you_mean(name, metrics)}')
     value = metrics[name]
     number = isinstance(value, (int, float)) or getattr(value, 'size', None) == 1 or (
         isinstance(value, torch.Tensor) and value.numel() == 1)

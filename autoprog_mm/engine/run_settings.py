@@ -27,7 +27,8 @@ _FREE = (
     # of optimizers
     'foreach', 'fused', 'capturable', 'differentiable', 'params')
 # What may move with the data, or to more processes.
-_PLACES = ('data_root', 'data_prefix', 'ann_file', 'img_path', 'label_root', 'processes')
+_PLACES = ('data_root', 'data_prefix', 'ann_file', 'img_path', 'image_root', 'label_root',
+           'processes')
 # Of a scheduler, what is its state and no setting; the values are the optimizer's.
 _PROGRESS = ('last_step', '_global_step', '_last_value', 'base_values', 'verbose', 'best',
              'num_bad_epochs', 'cooldown_counter', 'last_epoch')

@@ -89,6 +89,8 @@ def parse_value(text: str) -> object:
         value = _literal(ast.parse(stripped, mode='eval').body)
         if isinstance(value, str) and value.startswith(('[', '(')):  # quoted twice
             return parse_value(value)
+        if isinstance(value, (type(...), bytes, complex, set)):  # nothing of configs
+            raise ValueError
         # Without brackets mmengine makes it a list.
         return list(value) if isinstance(value, tuple) and stripped[0] != '(' else value
     except (SyntaxError, ValueError):

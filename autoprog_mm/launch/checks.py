@@ -153,7 +153,7 @@ def _check_dataset(key: str, dataset: dict) -> Optional[List[str]]:
             raise MissingDataError(f'{key}.ann_file: there is no file {path!r}.')
         if osp.getsize(path) == 0:
             raise MissingDataError(f'{key}.ann_file: the file {path!r} is empty.')
-        if dataset.get('with_label', True):
+        if dataset.get('with_label', True) and not _reads_its_own_way(kind):
             _check_annotations(f'{key}.ann_file', path)
     folder = osp.join(root, prefix)
     if annotations and not folder:  # a list of absolute paths
@@ -177,9 +177,15 @@ def _check_dataset(key: str, dataset: dict) -> Optional[List[str]]:
             f'{len(found.files)} images in {folder!r}, of the types {", ".join(sorted(more))}. Set '
             f'{key}.extensions to have them used.', 'current', logging.WARNING)
     unlabelled = issubclass(kind, ImageNet) and dataset.get('split') == 'test'
-    if unlabelled or not dataset.get('with_label', True):
+    if unlabelled or not dataset.get('with_label', True) or _reads_its_own_way(kind):
         return None
     return _check_class_folders(key, kind, folder, found.links)
+
+
+def _reads_its_own_way(kind: type) -> bool:
+    """Whether a dataset of the user's makes of files and folders what it likes."""
+    return any(getattr(kind, name) is not getattr(CustomDataset, name)
+               for name in ('load_data_list', '_find_samples'))
 
 
 def _annotations(kind: type, dataset: dict, root: str) -> Optional[str]:

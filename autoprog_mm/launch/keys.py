@@ -15,10 +15,12 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import init_dist
 from mmengine.logging import print_log
+from mmengine.registry import FUNCTIONS, MODEL_WRAPPERS
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 from mmengine.utils.dl_utils import set_multi_processing
 from mmpretrain.registry import LOOPS, PARAM_SCHEDULERS
+from mmpretrain.registry import MODEL_WRAPPERS as OUR_MODEL_WRAPPERS
 from torch.utils.data import DataLoader
 
 from ..utils.checks import check_int, check_number
@@ -69,13 +71,25 @@ def _scheduler(cfg: dict) -> Optional[Set[str]]:
     kind = PARAM_SCHEDULERS.get(kind) if isinstance(kind, str) else kind
     # Its builder takes over more of an epoch's scheduler.
     return None if kind is None else _of(
-        kind, more=('type', '_scope_', 'convert_to_iter_based')) - {'optimizer', 'param_name'}
+        kind, more=('type', '_scope_', 'convert_to_iter_based')) - {'optimizer'}
 
 
 def _clip(cfg: dict) -> Set[str]:
     kind = cfg.get('type', 'norm')
     return _of(getattr(torch.nn.utils, f'clip_grad_{kind}_', torch.nn.utils.clip_grad_norm_),
                more=('type', )) - {'parameters'}
+
+
+def _collate(cfg: dict) -> Optional[Set[str]]:
+    kind = cfg.get('type')
+    function = FUNCTIONS.get(kind) if isinstance(kind, str) else kind
+    return None if function is None else _of(function, more=('type', ))
+
+
+def _custom_keys(cfg: dict) -> Set[str]:
+    # What has another name goes to the optimizer, such as lars_exclude or betas.
+    known = {'decay_mult', 'lr_mult'}
+    return known | {key for key in cfg if not did_you_mean(key, known)}
 
 
 def _arch(cfg: dict) -> Optional[Set[str]]:
@@ -104,7 +118,7 @@ _KNOWN: Dict[str, Any] = {
         'bias_decay_mult', 'bias_lr_mult', 'bypass_duplicate', 'custom_keys',
         'dcn_offset_lr_mult', 'dwconv_decay_mult', 'flat_decay_mult', 'layer_decay_rate',
         'norm_decay_mult'},
-    'optim_wrapper.paramwise_cfg.custom_keys.*': {'decay_mult', 'lr_mult'},
+    'optim_wrapper.paramwise_cfg.custom_keys.*': _custom_keys,
     'param_scheduler': _scheduler,
     'param_scheduler.*': _scheduler,
     'randomness': _of(Runner.set_randomness),
@@ -115,7 +129,7 @@ _KNOWN: Dict[str, Any] = {
     'train_dataloader': _DATALOADER,
     'val_cfg': partial(_loop, lambda cfg: 'ValLoop'),
     'val_dataloader': _DATALOADER,
-    '*_dataloader.collate_fn': {'type'},
+    '*_dataloader.collate_fn': _collate,
 }
 _OR_NEVER = partial(check_int, least=-1)  # as mmengine has it
 # Values that are not None.
@@ -202,9 +216,17 @@ def check_parts(cfg: Config) -> None:
         there = [name for name in names if cfg.get(name) is not None]
         if there and len(there) < len(names):
             raise UserError(
-                f'config: {" and ".join(there)} is set, but not '
+                f'config: {" and ".join(there)} {"is" if len(there) == 1 else "are"} set, but not '
                 f'{" and ".join(name for name in names if name not in there)}. Set all of them, or '
                 'none.')
+    wrapper = cfg.get('model_wrapper_cfg') or {}
+    kind = wrapper.get('type')
+    if isinstance(kind, str) and MODEL_WRAPPERS.get(kind) is None:  # mmengine would not say so
+        ours = [f'mmpretrain.{name}' for name in OUR_MODEL_WRAPPERS.module_dict]
+        raise UserError(f'model_wrapper_cfg.type: there is no {kind!r}.{did_you_mean(kind, ours)}')
+    if wrapper and cfg.get('find_unused_parameters'):
+        print_log('config: find_unused_parameters has no effect beside model_wrapper_cfg. Set '
+                  'model_wrapper_cfg.find_unused_parameters=True.', 'current', logging.WARNING)
 
 
 def _warn_of_name(name: str, value: Any, cfg: Mapping[str, object]) -> None:

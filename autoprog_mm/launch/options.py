@@ -10,6 +10,9 @@ from mmengine.logging import print_log
 from ..utils.errors import UserError
 from .keys import READ, READ_FOR_FOLDERS, walk
 
+# A name that stands for them may take the place of numbers.
+_NAMED = ('arch', 'loss_scale')
+
 
 def check_options(cfg: Config, options: Mapping[str, object], for_folders: bool) -> None:
     """Check that ``--cfg-options`` set what is there and is read, before they are merged.
@@ -73,6 +76,8 @@ def _check_place(cfg: dict, key: str, value: object) -> None:
             return  # what gets it says if it has no use for it
         else:
             part = part[name]
+    if isinstance(value, str) and names[-1] in _NAMED:
+        return
     if isinstance(value, str) and isinstance(part, (bool, int, float)):
         kind = 'True or False' if isinstance(part, bool) else 'a number'
         raise UserError(f'--cfg-options {key}: it is {kind} ({part!r}), but got {value!r}.')

@@ -4,17 +4,16 @@ import argparse
 import logging
 import os
 import os.path as osp
-from glob import glob
 from typing import Mapping, Optional
 
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import Runner, find_latest_checkpoint
 from mmengine.utils import import_modules_from_strings
 
-from ..utils.config_files import one_line
-from ..utils.errors import UserError, first_cause
+from ..engine import SafeCheckpointHook
+from ..utils.errors import UserError, first_cause, one_line
 from .dataloaders import DATALOADERS
 from .device import adapt_to_device, enable_amp
 from .errors import user_message
@@ -83,11 +82,19 @@ def build_runner(cfg: Config, resume: Optional[str] = None) -> Runner:
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     except ValueError as error:
         raise UserError(user_message(error) or f'config: {error}') from error
-    if resume == 'auto' and cfg.get('load_from') and not glob(osp.join(cfg.work_dir, '*.pth')):
-        runner._resume = False  # a first start, of a run that begins with others' weights
-    elif resume is not None:
+    if resume is not None and not (resume == 'auto' and _starts_with_weights(runner)):
         runner._resume, runner._load_from = True, None if resume == 'auto' else resume
     return runner
+
+
+def _starts_with_weights(runner: Runner) -> bool:
+    """Whether there is nothing to resume from yet but ``load_from``, which mmengine would forget.
+
+    ``SafeCheckpointHook`` sees to it itself, and knows best where its checkpoints are.
+    """
+    return bool(runner._load_from) and not any(
+        isinstance(hook, SafeCheckpointHook) for hook in runner.hooks
+    ) and find_latest_checkpoint(runner.work_dir) is None
 
 
 def _merge_training(cfg: Config, args: argparse.Namespace) -> None:

@@ -47,8 +47,9 @@ class SavedSubnet:
         """
         if self.loaded_slots is not None and not getattr(self, 'is_init', False):
             raise UserError(
-                f'{type(self).__name__} was given with loaded weights, which init_weights of the '
-                'Runner would replace by random ones. Give the checkpoint as load_from.')
+                f'{type(self).__name__} was given with loaded weights, or has tested some, which '
+                'init_weights of the Runner would replace by random ones. Give the checkpoint as '
+                'load_from to a new Runner.')
         inherited = getattr(super(), 'init_weights', None)
         if inherited is not None:
             inherited()

@@ -16,6 +16,7 @@ from mmengine.utils import ProgressBar
 from torch.utils.data import DataLoader, Dataset
 
 from ..datasets.transforms.token_label import MAX_HALF_CLASSES
+from ..utils.errors import one_line
 from ..utils.files import write_atomically
 from .teachers import DenseTeacher, ImageReader, build_teacher
 
@@ -96,7 +97,7 @@ class _Batches(Dataset):
             try:
                 images[image.slot] = self.reader(osp.join(self.root, image.path))
             except Exception as error:  # whatever it is, it is reported and the others go on
-                errors[image.slot] = f'{type(error).__name__}: {" ".join(str(error).split())}'
+                errors[image.slot] = one_line(error)
         return index, images, errors
 
 

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.config.lazy import LazyAttr, LazyObject
 
 from ..registry import GROWTH_OPERATORS
-from .errors import UserError, first_cause
+from .errors import UserError, first_cause, one_line
 
 PACKAGE = Path(__file__).parents[1]
 INDEX = 'model-index.yml'
@@ -71,15 +71,6 @@ def read_config(path: str, argument: str = 'config') -> Config:
     except Exception as error:  # configs are programs, which can raise anything
         raise UserError(f'{argument}: {path!r} cannot be read: {one_line(error)}.'
                         f'{_hint(path)}') from error
-
-
-def one_line(error: BaseException) -> str:
-    """Kind and message of an error, in one line without a full stop.
-
-    Args:
-        error (BaseException): The error.
-    """
-    return f'{type(error).__name__}: {" ".join(str(error).split())}'.rstrip('.')
 
 
 def _hint(path: str) -> str:

@@ -17,3 +17,15 @@ def first_cause(error: BaseException) -> BaseException:
     """
     cause = error.__cause__ or error.__context__
     return error if cause is None else first_cause(cause)
+
+
+def one_line(error: BaseException) -> str:
+    """Kind and message of an error, in one line without a full stop.
+
+    It can be written anywhere, whatever file names are in it.
+
+    Args:
+        error (BaseException): The error.
+    """
+    text = f'{type(error).__name__}: {" ".join(str(error).split())}'.rstrip('.')
+    return text.encode('utf-8', 'backslashreplace').decode()

@@ -4,6 +4,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from mmengine.evaluator import BaseMetric
 from mmengine.runner import Runner
 
 from autoprog_mm.engine.rehearsal import rehearse_test, rehearse_validation
@@ -54,7 +55,54 @@ def test_a_few_images_may_be_bad(jpeg_root, tmp_path):
 
     dataset.prepare_data = prepare_data
     rehearse_validation(runner)
-    assert loaded == [3, 4]
+    assert loaded == [15, 14]
+
+
+class OfTwoClasses(BaseMetric):
+    """Cannot work with images of one class, and counts what it has seen."""
+
+    seen = 0
+
+    def process(self, data_batch, data_samples):
+        self.seen += len(data_samples)
+        self.results += [sample['gt_label'].item() for sample in data_samples]
+
+    def compute_metrics(self, results):
+        if len(set(results)) < 2:
+            raise ValueError('not defined for one class')
+        return dict(accuracy=1.)
+
+
+def test_metrics_are_as_they_were(jpeg_root, tmp_path):
+    cfg = micro_config(jpeg_root, tmp_path)
+    dumped = tmp_path / 'results.pkl'
+    cfg.val_evaluator = [dict(type='DumpResults', out_file_path=str(dumped)),
+                         dict(type=OfTwoClasses)]
+    runner = Runner.from_cfg(cfg)
+    rehearse_validation(runner)
+    metric = runner.val_loop.evaluator.metrics[1]
+    assert metric.seen == 0 and metric.results == [] and not dumped.exists()
+
+
+class Needy(BaseMetric):
+    """A metric of one's own, which needs more images than a rehearsal has."""
+
+    default_prefix = 'own'
+
+    def process(self, data_batch, data_samples):
+        self.results += data_samples
+
+    def compute_metrics(self, results):
+        if len(results) < 12:
+            raise ValueError('too few')
+        return dict(score=1.)
+
+
+def test_a_metric_of_ones_own_may_need_more_images(jpeg_root, tmp_path):
+    cfg = micro_config(jpeg_root, tmp_path)
+    runner = Runner.from_cfg(cfg)
+    runner.val_loop.evaluator.metrics.append(Needy())
+    rehearse_validation(runner)
 
 
 def test_without_validation(jpeg_root, tmp_path):

@@ -124,9 +124,14 @@ def test_schedulers_go_on_where_they_were(jpeg_root, tmp_path, scheduler):
 def test_data_that_have_moved(trained, jpeg_root, tmp_path):
     (tmp_path / 'moved').symlink_to(jpeg_root)
     cfg = micro_config(tmp_path / 'moved', tmp_path / 'run')
-    resumed_until(cfg, trained / 'epoch_2.pth', 3 * STEPS)
+    state = load(trained / 'epoch_2.pth')
+    loading = state['autoprog']['settings']['train_dataloader']['dataset']['pipeline'][0]
+    loading['image_root'] = '/before'  # of label maps, if there are some
+    torch.save(state, tmp_path / 'epoch_2.pth')
+    resumed_until(cfg, tmp_path / 'epoch_2.pth', 3 * STEPS)
     said, = (line for line in log_of(tmp_path / 'run') if ' there, ' in line)
     assert 'are used: train_dataloader.dataset.data_root (' in said
+    assert "pipeline.0.image_root ('/before' there, nothing here)" in said
     assert_same_place(trained / 'epoch_3.pth', tmp_path / 'run' / 'epoch_3.pth')
 
 

@@ -7,6 +7,7 @@ from autoprog_mm.launch.arguments import parse_value
 
 @pytest.mark.parametrize('text, value', [
     ('3', 3), ('-1', -1), ('1e-3', 1e-3), ('0123', 123), ('true', True), ('False', False),
+    ('...', '...'), ('2j', '2j'),
     ('None', None), ('a', 'a'), ('', ''), ('x=1', 'x=1'), ('abs(1)', 'abs(1)'),
     ('a,b', ['a', 'b']), ('1,2', [1, 2]), ('(1,2)', (1, 2)), ('[a, b]', ['a', 'b']),
     ('(a,b)', ('a', 'b')), ('[(1, 2), [a, b], c]', [(1, 2), ['a', 'b'], 'c']),

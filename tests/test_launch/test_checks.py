@@ -186,6 +186,20 @@ class TestLabels:
         check(dict(dataset, extensions=['.jpg', '.png', '.webp', '.tiff']))
         assert len(log) == 1
 
+    def test_dataset_that_reads_its_own_way(self, tmp_path):
+        class OfTable(CustomDataset):
+            def load_data_list(self):
+                return []
+
+        (tmp_path / 'ann.csv').write_text('file,label\na.png,cat\n')
+        check(dict(type=OfTable, data_root=str(tmp_path), ann_file='ann.csv'))
+        for split, names in (('train', 'ab'), ('val', 'a')):
+            for name in names:
+                with_images(tmp_path / split / name, '0.png')
+        check_datasets(Config({f'{split}_dataloader': dict(dataset=dict(
+            type=OfTable, data_root=str(tmp_path / split))) for split in ('train', 'val')}),
+            ('train_dataloader', 'val_dataloader'))
+
     @pytest.mark.parametrize('lines, wrong', [
         ('a.png 0\nb c.png 1\n', None),
         ('a.png 0\r\nb.png 12\r\n', None),

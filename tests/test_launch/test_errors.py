@@ -221,7 +221,7 @@ def config(jpeg_root, tmp_path_factory):
      '--cfg-options custom_hooks.9.priority: custom_hooks is a list of 2'),
     ('load_from=gone.pth', "load_from: there is no file 'gone.pth'."),
     ('optim_wrapper=None',
-     'config: train_dataloader and train_cfg is set, but not optim_wrapper.'),
+     'config: train_dataloader and train_cfg are set, but not optim_wrapper.'),
     ('data_root', "--cfg-options takes key=value, without spaces around the =, but got 'data_"),
 ])
 def test_train_tells_in_a_sentence(config, option, message, capsys):

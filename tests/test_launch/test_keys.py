@@ -22,6 +22,10 @@ def micro():
     return cfg
 
 
+def padded_collate(batch, size):
+    """A function with an option of its own."""
+
+
 # Each was accepted without a word, or ended a run with a stack trace.
 MISTAKES = {
     'env_cfg.cudnn_bench=True': "env_cfg.cudnn_bench: .* Did you mean 'cudnn_benchmark'",
@@ -29,7 +33,7 @@ MISTAKES = {
     'env_cfg.dist_cfg.time_out=1': "Did you mean 'timeout'",
     'optim_wrapper.clip_grad.max_nrm=1': "Did you mean 'max_norm'",
     'optim_wrapper.paramwise_cfg.norm_decay=0': "Did you mean 'norm_decay_mult'",
-    'optim_wrapper.paramwise_cfg.custom_keys=dict(a=dict(lr=1))': 'It may have decay_mult, lr_mult',
+    'optim_wrapper.paramwise_cfg.custom_keys=dict(a=dict(lr_mul=1))': "Did you mean 'lr_mult'",
     'param_scheduler.0.ende=1': "Did you mean 'end'",
     'param_scheduler.1.eta_mn=1': "Did you mean 'eta_min'",
     'randomness.sed=1': "Did you mean 'seed'",
@@ -69,8 +73,10 @@ MISTAKES = {
     'env_cfg=None': 'config: env_cfg must be a dict, but is None',
     'randomness=None': 'config: randomness must be a dict, but is None',
     'model=None': 'config: model must be a dict, but is None',
-    'val_cfg=None': 'val_dataloader and val_evaluator is set, but not val_cfg. Set all of them, or',
-    'optim_wrapper=None': 'train_dataloader and train_cfg is set, but not optim_wrapper',
+    'val_cfg=None': 'val_dataloader and val_evaluator are set, but not val_cfg. Set all of them',
+    'optim_wrapper=None': 'train_dataloader and train_cfg are set, but not optim_wrapper',
+    'model_wrapper_cfg.type=ElasticDistributedDataParallel':
+        "there is no 'Ela.*'. Did you mean 'mmpretrain.ElasticDistributedDataParallel'",
     # Places.
     'batchsize=64': "no key 'batchsize'.* Did you mean 'train_dataloader.batch_size'",
     'max_epochs=3': "Did you mean 'train_cfg.max_epochs'",
@@ -108,6 +114,10 @@ def test_mistakes(micro, option):
     {'optim_wrapper.constructor': 'MyConstructor', 'optim_wrapper.paramwise_cfg.mine': 1},
     {'train_dataloader.dataset.pipeline.1.scale': 32}, {'train_cfg.dynamic_intervals': [(1, 2)]},
     {'param_scheduler': dict(type='MultiStepLR', milestones=[1], gamma=0.1)},
+    {'model.backbone.arch': 'deit-tiny'},
+    {'optim_wrapper.paramwise_cfg.custom_keys': {'bn': dict(lars_exclude=True, lr=0.1)}},
+    {'param_scheduler': dict(type='CosineAnnealingParamScheduler', param_name='weight_decay')},
+    {'train_dataloader.collate_fn': dict(type=padded_collate, size=3)},
     {'train_cfg._scope_': 'autoprog_mm', 'env_cfg._scope_': 'autoprog_mm'}])
 def test_what_is_no_mistake(micro, options, log):
     cfg = micro.copy()
@@ -116,6 +126,22 @@ def test_what_is_no_mistake(micro, options, log):
     check_keys(cfg)
     check_parts(cfg)
     assert log == []
+
+
+def test_name_in_place_of_a_number(micro):
+    cfg = micro.copy()
+    cfg.optim_wrapper.loss_scale = 512.
+    check_options(cfg, {'optim_wrapper.loss_scale': 'dynamic'}, for_folders=False)
+
+
+def test_option_beside_the_wrapper_that_has_it(micro, log):
+    cfg = micro.copy()
+    cfg.find_unused_parameters = True
+    check_parts(cfg)
+    assert log == []
+    cfg.model_wrapper_cfg = dict(type='mmpretrain.ElasticDistributedDataParallel')
+    check_parts(cfg)
+    assert len(log) == 1 and 'Set model_wrapper_cfg.find_unused_parameters=True' in log[0]
 
 
 def test_dict_in_place_of_another_thing(micro):

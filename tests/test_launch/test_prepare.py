@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 from mmengine.runner import Runner
 
+from autoprog_mm.engine import SafeCheckpointHook
 from autoprog_mm.launch import build_runner, prepare_config
 from tests.test_launch.prepared import TEST_ARGS, make_config, prepare
 
@@ -53,10 +54,13 @@ class TestArguments:
 class TestResume:
     """What --resume says is not in the config that the runner writes into its work directory."""
 
+    hooks = ()
+
     @pytest.fixture(autouse=True)
     def runner(self, monkeypatch):
         monkeypatch.setattr(Runner, 'from_cfg', lambda cfg: SimpleNamespace(
-            cfg=cfg, _resume=cfg.resume, _load_from=cfg.load_from))
+            cfg=cfg, work_dir=cfg.work_dir, hooks=self.hooks, _resume=cfg.resume,
+            _load_from=cfg.load_from))
 
     def build(self, tmp_path, resume):
         cfg = prepare(make_config(resume=False, load_from='pretrained.pth'), resume=resume,
@@ -70,7 +74,12 @@ class TestResume:
 
     def test_newest(self, tmp_path):
         assert self.build(tmp_path, 'auto') == (False, 'pretrained.pth')  # the first start
-        (tmp_path / 'epoch_1.pth').touch()
+        (tmp_path / 'last_checkpoint').write_text('epoch_1.pth')
+        assert self.build(tmp_path, 'auto') == (True, None)
+
+    def test_hook_that_knows_its_checkpoints(self, tmp_path):
+        """They may be in another folder, its out_dir; a first start is its business, too."""
+        self.hooks = [SafeCheckpointHook(out_dir='elsewhere')]
         assert self.build(tmp_path, 'auto') == (True, None)
 
     def test_path(self, tmp_path):

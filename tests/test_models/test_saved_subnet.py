@@ -165,5 +165,5 @@ def test_loaded_weights_are_not_initialised_away():
     """As a Runner does with a model that it gets with weights."""
     model = MODELS.build(deit_config())
     model.load_state_dict(MODELS.build(deit_config()).state_dict())
-    with pytest.raises(UserError, match='Give the checkpoint as load_from'):
+    with pytest.raises(UserError, match='Give the checkpoint as load_from to a new'):
         model.init_weights()

@@ -216,7 +216,7 @@ TOGETHER = {
         r"monitor of ReduceOnPlateauLR is 'top1'"),
     'validation images that cannot be loaded': (
         lambda cfg: cfg.val_dataloader.dataset.pipeline.insert(0, dict(type='PackInputs')),
-        'val_dataloader: none of the first 8 samples can be loaded: '),
+        'val_dataloader: none of the 8 samples that were tried can be loaded: '),
     'seeds by rank': (lambda cfg: cfg.randomness.update(diff_rank_seed=True),
                       r'randomness\.diff_rank_seed=True.*differ anyway.*Leave it out'),
     'iterations': (lambda cfg: (
