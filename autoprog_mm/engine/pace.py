@@ -42,19 +42,21 @@ class Pace:
                 kinds.append(group)
         self._kinds = [kinds.index(group) for group in options]
         # All that a scheduler wants of an optimizer.
-        optimizer = SimpleNamespace(
+        self._optimizer = SimpleNamespace(
             param_groups=[dict(group) for group in kinds], step=_counted, _global_step=0)
-        copies = deepcopy(list(schedulers), {id(optim_wrapper): optimizer})
-        for scheduler in copies:
+        self._schedulers = deepcopy(list(schedulers), {id(optim_wrapper): self._optimizer})
+        for scheduler in self._schedulers:
             scheduler.base_values = [scheduler.base_values[options.index(kind)] for kind in kinds]
+        self._keys = {s.param_name for s in schedulers} | {'betas'}  # what they set
         # What the values are a function of, in plain types.
         self.recipe = dict(
-            groups=plain_config(kinds), steps_per_epoch=steps_per_epoch,
-            param_scheduler=[dict(plain_config(vars(scheduler), ('optimizer', )),
+            groups=[plain_config({key: group[key] for key in group if key in self._keys})
+                    for group in kinds], steps_per_epoch=steps_per_epoch,
+            param_scheduler=[dict(plain_config(vars(scheduler), ('optimizer', 'verbose')),
                                   type=type(scheduler).__name__) for scheduler in schedulers])
         self._steps_per_epoch = steps_per_epoch
-        self._fresh = (optimizer, copies)
-        self._rewind()
+        self._step = 0
+        self._before = self._after = kinds
 
     def check(self, recipe: dict) -> None:
         """Raise a UserError if a run to resume had another :attr:`recipe`."""
@@ -66,9 +68,7 @@ class Pace:
                 'start from its weights.')
 
     def set(self, epoch: float) -> None:
-        """Set the values of a moment of the recipe.
-
-        Moments mostly ascend, which is fast.
+        """Set the values of a moment of the recipe; moments ascend.
 
         Args:
             epoch (float): Epochs of the recipe that are over; may be a fraction.
@@ -76,8 +76,6 @@ class Pace:
         # Round-off must not keep a moment off its step.
         moment = round(epoch * self._steps_per_epoch, 6)
         step = math.ceil(moment)
-        if step < self._step:  # the run turns out to be longer
-            self._rewind()
         if self._step < step:
             self._advance(step - 1)
             self._before = _options(self._optimizer.param_groups)
@@ -86,14 +84,8 @@ class Pace:
         part = moment - (self._step - 1)
         for group, kind in zip(self._optim_wrapper.param_groups, self._kinds):
             before, after = self._before[kind], self._after[kind]
-            for key in after:
+            for key in self._keys & after.keys():
                 group[key] = _between(before[key], after[key], part)
-
-    def _rewind(self) -> None:
-        """To the recipe's begin."""
-        self._optimizer, self._schedulers = deepcopy(self._fresh)
-        self._step = 0
-        self._before = self._after = _options(self._optimizer.param_groups)
 
     def _advance(self, step: int) -> None:
         """To a step, as ``ParamSchedulerHook`` does."""

@@ -187,7 +187,7 @@ class RunCourse:
         if outlook.speed_up.high < _LEAST_SPEED_UP:
             print_log(
                 f'By multiply-adds this run is {outlook.speed_up.high:.2f} times as fast as the '
-                'full network at most. Lower initial_scale of AutoProgHook, or set its speedup.',
+                'full network at most. Lower initial_scale of AutoProgHook, or raise its speedup.',
                 logger='current', level=logging.WARNING)
         if outlook.search_share > _LARGE_SHARE:
             print_log(

@@ -6,7 +6,7 @@ All costs here are in epochs of the full network.
 import math
 from bisect import bisect_right
 from itertools import accumulate
-from typing import List, NamedTuple, Optional, Sequence
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 from ..utils.checks import check_number
 from ..utils.errors import UserError
@@ -84,27 +84,41 @@ class Spending(NamedTuple):
         begin_epoch (int): The first.
         end_epoch (int): The first after them.
         cost (float): Of one of them.
+        recipe (float, optional): Epochs of the recipe that pass meanwhile.
+            Defaults to None, until a :class:`Timeline` has said it.
     """
 
     begin_epoch: int
     end_epoch: int
     cost: float
+    recipe: Optional[float] = None
+
+    @property
+    def whole_cost(self) -> float:
+        """float: Of all of them."""
+        return (self.end_epoch - self.begin_epoch) * self.cost
 
 
 class Timeline:
-    """What a run has spent at each moment, as a share of what it will spend.
+    """What a run has spent, and how far its recipe has come, at each moment.
 
     Args:
-        spendings (Sequence[Spending]): All epochs of the run, in order.
+        spendings (Sequence[Spending]): All epochs of the run, in order. Those
+            without ``recipe`` share what the others leave of it, by their
+            cost: what is past stays, when the rest is planned anew.
         epochs (int): Epochs of the recipe.
     """
 
     def __init__(self, spendings: Sequence[Spending], epochs: int) -> None:
-        self.spendings = list(spendings)
+        left = epochs - sum(s.recipe for s in spendings if s.recipe is not None)
+        cost = sum(s.whole_cost for s in spendings if s.recipe is None)
+        self.spendings = [
+            s._replace(recipe=left * s.whole_cost / cost) if s.recipe is None else s
+            for s in spendings]
         self.epochs = epochs
         self._begins = [s.begin_epoch for s in self.spendings]
-        self._spent = [0., *accumulate((s.end_epoch - s.begin_epoch) * s.cost
-                                       for s in self.spendings)]
+        self._spent = [0., *accumulate(s.whole_cost for s in self.spendings)]
+        self._recipe = [0., *accumulate(s.recipe for s in self.spendings)]
 
     @property
     def total(self) -> float:
@@ -113,14 +127,19 @@ class Timeline:
 
     def spent(self, epoch: float) -> float:
         """What the run has cost after ``epoch`` epochs, which may be a fraction."""
-        i = max(0, bisect_right(self._begins, epoch) - 1)
-        spending = self.spendings[i]
-        return self._spent[i] + (min(epoch, spending.end_epoch) - spending.begin_epoch
-                                 ) * spending.cost
+        i, part = self._find(epoch)
+        return self._spent[i] + part * self.spendings[i].whole_cost
 
     def recipe_epoch(self, epoch: float) -> float:
-        """The recipe's epoch, a fraction, at the same share of its cost."""
-        return self.epochs * self.spent(epoch) / self.total
+        """The recipe's epoch, a fraction, after ``epoch`` epochs of the run."""
+        i, part = self._find(epoch)
+        return self._recipe[i] + part * self.spendings[i].recipe
+
+    def _find(self, epoch: float) -> Tuple[int, float]:
+        """Index of the spending under way, and its part that is over."""
+        i = max(0, bisect_right(self._begins, epoch) - 1)
+        begin, end = self.spendings[i][:2]
+        return i, (min(epoch, end) - begin) / (end - begin)
 
     def is_due(self, epoch: int, interval: int, begin: int = 0) -> bool:
         """Whether something that the recipe does every so often is due after ``epoch`` epochs.

@@ -135,9 +135,8 @@ class Course:
         """Divide what is left among the stages from ``index`` on."""
         self._settle(index)
         begin = self.stages[index].begin_epoch
-        spent = sum((s.end_epoch - s.begin_epoch) * s.cost for s in self._spent)
-        in_stage = sum((s.end_epoch - s.begin_epoch) * s.cost
-                       for s in self._spent if s.begin_epoch >= begin)
+        spent = sum(s.whole_cost for s in self._spent)
+        in_stage = sum(s.whole_cost for s in self._spent if s.begin_epoch >= begin)
         subnets = [choice or self.stages[index].subnet]
         for stage in self.stages[index + 1:]:  # which nothing makes smaller
             subnets.append(Subnet.covering([subnets[-1], stage.subnet]))
@@ -155,6 +154,7 @@ class Course:
             self.stages[stage.index] = replace(stage, begin_epoch=at, end_epoch=first + length)
             at = first + length
         self.timeline = Timeline(self._spent + planned, self.epochs)
+        self._spent = self.timeline.spendings[:len(self._spent)]
 
     def _check(self) -> None:
         rows = [self.costs[stage.subnet] for stage in self.stages]

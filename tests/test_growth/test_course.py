@@ -108,7 +108,13 @@ def test_the_share_that_is_spent_never_falls():
     run.begin_stage(0, candidates)
     assert run.timeline.spent(1) == pytest.approx(run.search_cost(candidates))
     at = run.timeline.spent(1)
+    recipe = run.timeline.recipe_epoch(1)
     run.decide(0, Subnet(12, 224))
+    # What is past of the recipe stays; the rest is spread over what is to come.
+    assert run.timeline.recipe_epoch(1) == pytest.approx(recipe)
+    assert run.timeline.recipe_epoch(run.max_epochs) == pytest.approx(100)
+    assert run.timeline.recipe_epoch(2) == pytest.approx(
+        recipe + (100 - recipe) / (run.timeline.total - at))
     assert run.timeline.spent(1) == pytest.approx(at)
     assert run.timeline.spent(2) == pytest.approx(at + 1)
     assert before[0] == 0
