@@ -323,7 +323,8 @@ def test_a_run_from_other_weights_begins_at_its_beginning(manual, jpeg_root, tmp
 def test_no_config_text_survives_without_our_checkpoint_hook():
     """mmengine's resume would run it."""
     checkpoint = dict(meta=dict(config='boom()', epoch=1), state_dict={})
-    runner = SimpleNamespace(_resume=False, _train_loop=None, model=torch.nn.Identity())
+    runner = SimpleNamespace(_resume=False, _train_loop=None, _val_loop=None, _test_loop=None,
+                             model=torch.nn.Identity())
     AutoProgHook().after_load_checkpoint(runner, checkpoint)
     assert checkpoint['meta'] == dict(epoch=1)
 
