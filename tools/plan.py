@@ -32,13 +32,13 @@ from autoprog_mm.launch import (  # noqa: E402
     prepare_config,
     read_config,
 )
+from autoprog_mm.planning.outlook import LARGE_SEARCH_SHARE  # noqa: E402
 from autoprog_mm.report.colors import LIGHT  # noqa: E402
 from autoprog_mm.report.schedule import PARTS, Band, Line, plot_schedule  # noqa: E402
 from autoprog_mm.report.style import picture_file  # noqa: E402
 from autoprog_mm.utils import UserError  # noqa: E402
 from autoprog_mm.utils.checks import check_int  # noqa: E402
 
-_LARGE_SHARE = 0.05  # of a run, for what its searches do besides training
 _DTYPES = dict(bfloat16=torch.bfloat16, float16=torch.float16)
 
 
@@ -109,7 +109,7 @@ def write(plan: Plan) -> List[str]:
             f"The searches' own work, scoring and timing, is up to {plan.search_share:.1%} of the "
             'run.' +
             (' Lower search.eval_batches or search.evals of AutoProgHook.'
-             if plan.search_share > _LARGE_SHARE else ''))
+             if plan.search_share > LARGE_SEARCH_SHARE else ''))
     if plan.seconds:
         times = [str(timedelta(seconds=round(s))) for s in plan.seconds]
         lines.append('All steps on this machine: ' + ' to '.join(dict.fromkeys(times)) + '.')

@@ -137,11 +137,11 @@ def make_plan(cfg: Config, processes: int = 1, samples: Optional[int] = None,
         runner = build_runner(cfg)
         runner.register_hook(_StopHook(), 'LOWEST')
         hook = next((h for h in runner.hooks if isinstance(h, AutoProgHook)), None)
-        if hook is not None and hook.course.speedup is not None and not measure:
-            if hook.course.budget == 'time':
+        if hook is not None and hook.budget.speedup is not None and not measure:
+            if hook.budget.of == 'time':
                 notes.append('The run itself times its steps first; here multiply-adds count '
                              '(--measure times steps on this machine).')
-            hook.course.budget = 'flops'
+            hook.budget.of = 'flops'
         try:
             runner.train()
         except _StopError:
@@ -185,7 +185,7 @@ def _describe(runner, hook: AutoProgHook, processes: int, dtype: Optional[torch.
     def step(subnet: Subnet) -> float:
         return costs[subnet].seconds if measure else costs[subnet].flops
 
-    course = hook.course.plan
+    course = hook.budget.course
     outlook = look_ahead(course, steps, step, search)
     return Plan(
         model=type(backbone).__name__,
@@ -196,7 +196,7 @@ def _describe(runner, hook: AutoProgHook, processes: int, dtype: Optional[torch.
         subnets=costs,
         epochs=course.max_epochs,
         course=course,
-        budget=hook.course.budget,
+        budget=hook.budget.of,
         rates=_rates(runner, hook),
         steps_per_epoch=steps,
         batch_size=step_batch * processes * runner.optim_wrapper._accumulative_counts,
@@ -219,14 +219,14 @@ def _rates(runner, hook: AutoProgHook) -> Optional[List[List[float]]]:
         steps = min(steps, _PLANNED_STEPS)
     wrapper = runner.build_optim_wrapper(runner.cfg.optim_wrapper)
     built = [PARAM_SCHEDULERS.build(
-        {'end': hook.course.plan.epochs, **scheduler} if scheduler.get('by_epoch', True) else
-        {'end': hook.course.plan.epochs * steps, **scheduler},
+        {'end': hook.budget.course.epochs, **scheduler} if scheduler.get('by_epoch', True) else
+        {'end': hook.budget.course.epochs * steps, **scheduler},
         default_args=dict(optimizer=wrapper, epoch_length=steps)) for scheduler in schedulers]
     try:
         pace = Pace(wrapper, built, steps)
     except UserError:
         return None
-    rates, recipe_epoch = [], hook.course.plan.timeline.recipe_epoch
+    rates, recipe_epoch = [], hook.budget.course.timeline.recipe_epoch
     for stage in hook.stages:
         ends = []
         for epoch in (stage.begin_epoch, stage.end_epoch):

@@ -16,7 +16,7 @@ from ..utils.errors import UserError
 from ..utils.modules import unwrap
 from .checkpoint import differing_parameters
 from .optimizers import MoGrowMixin
-from .run_course import RunCourse
+from .run_budget import RunBudget
 from .run_settings import check_settings, run_settings
 
 # Version of the hook's checkpoint state.
@@ -45,7 +45,7 @@ def pack_state(hook, runner) -> dict:
         search=None if hook.search is None else hook.search.state_dict(),
         choice=hook.choice and astuple(hook.choice),
         index=hook.stage_index,
-        course=hook.course.state_dict(),
+        course=hook.budget.state_dict(),
         settings=run_settings(runner),
         sampler_seed=hook.inputs.sampler_seed,
         ledger=hook.record.ledger.state_dict())
@@ -65,7 +65,7 @@ def restore(hook, runner, state: dict) -> None:
     check_state(state, hook.rows, hook.stages, hook.inputs.num_steps, hook.search)
     hook.inputs.sampler_seed = state['sampler_seed']
     hook.stage_index = state['index']
-    hook.course.load_state_dict(state['course'])
+    hook.budget.load_state_dict(state['course'])
     hook.choice = Subnet(*state['choice']) if state['choice'] else None
     if hook.search is not None:
         hook.search.load_state_dict(state['search'])
@@ -74,13 +74,13 @@ def restore(hook, runner, state: dict) -> None:
     recall_validations(runner)
 
 
-def find_state(checkpoint: dict, runner, course: RunCourse) -> dict:
+def find_state(checkpoint: dict, runner, budget: RunBudget) -> dict:
     """The state to resume from.
 
     Args:
         checkpoint (dict): As loaded.
         runner (Runner): The run that is to go on from it.
-        course (RunCourse): Its course.
+        budget (RunBudget): Its budget.
 
     Returns:
         dict: From :func:`pack_state`.
@@ -114,7 +114,7 @@ def find_state(checkpoint: dict, runner, course: RunCourse) -> dict:
         raise UserError(
             f'The checkpoint is of another model, a {state["model"]}: {differing}. Resume with '
             'the model that it was made with.')
-    course.check(state['course'])
+    budget.check(state['course'])
     # Older ones have none, and another wrapper is refused when the run begins.
     if 'settings' in state and isinstance(runner.optim_wrapper, MoGrowMixin):
         check_settings(checkpoint, state['settings'], runner)

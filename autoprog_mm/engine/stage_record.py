@@ -17,7 +17,7 @@ from ..record.ledger import RECORD_FILE, Ledger
 from ..record.run_info import describe_run
 from .grower import GrowthResult
 from .loops import validates
-from .run_course import RunCourse
+from .run_budget import RunBudget
 from .run_parts import RunParts
 
 
@@ -28,16 +28,16 @@ class StageRecord:
         runner (Runner): One that is about to train.
         parts (RunParts): Its parts.
         search (OneShotSearch | None): Its search.
-        course (RunCourse): Its course.
+        budget (RunBudget): Its budget.
         max_growth_jump (float): Rise of the loss at a growth beyond which a
             warning is logged.
     """
 
     def __init__(self, runner, parts: RunParts, search: Optional[OneShotSearch],
-                 course: RunCourse, max_growth_jump: float) -> None:
+                 budget: RunBudget, max_growth_jump: float) -> None:
         self._runner = runner
-        self._course = course
-        self._stages = stages = course.plan.stages
+        self._budget = budget
+        self._stages = stages = budget.course.stages
         self._max_growth_jump = max_growth_jump
         self._path = osp.join(runner.work_dir, RECORD_FILE)
         self._val_begin = 0.
@@ -47,7 +47,7 @@ class StageRecord:
         self.eta = Eta(
             stages, len(loop.dataloader), parts.backbone.flops, search,
             val_steps=0 if runner.val_loop is None else len(runner.val_loop.dataloader),
-            validates=partial(validates, loop), budgeted=course.speedup is not None)
+            validates=partial(validates, loop), budgeted=budget.speedup is not None)
 
     # ------------------------------------------------------------------- time
 
@@ -179,5 +179,5 @@ class StageRecord:
     def write(self) -> None:
         """Write ``autoprog.json``, on the main process."""
         if is_main_process():
-            self.ledger.budget = self._course.describe(self._runner.iter)
+            self.ledger.budget = self._budget.describe(self._runner.iter)
             self.ledger.write(self._path)

@@ -77,8 +77,8 @@ class Course:
             candidates (Sequence[Subnet]): What its search compares, or what it
                 runs.
         """
-        if self.speedup is None:
-            return
+        if self.speedup is None or self._search is None:
+            return  # it is planned already
         if len(candidates) == 1:
             self._plan(index, candidates[0])
             return

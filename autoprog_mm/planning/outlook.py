@@ -7,6 +7,9 @@ from ..growth.search import OneShotSearch
 from ..growth.subnet import Subnet
 from .forecast import Forecast, Range
 
+# Of a run, for what its searches do besides training; more is worth a word.
+LARGE_SEARCH_SHARE = 0.05
+
 
 class Outlook(NamedTuple):
     """What a run takes and saves, in the unit that steps are given in.

@@ -18,7 +18,7 @@ from .. import resume
 from ..checkpoint import request_checkpoint, unpack
 from ..grower import Grower
 from ..loaded_weights import check_all_there, check_loaded, never_resume_a_test, trains
-from ..run_course import RunCourse
+from ..run_budget import RunBudget
 from ..run_parts import RunParts
 from ..stage_inputs import StageInputs
 from ..stage_record import StageRecord
@@ -97,7 +97,7 @@ class AutoProgHook(Hook):
         check_number('max_growth_jump of AutoProgHook', max_growth_jump)
         self.schedule = dict(num_stages=num_stages, initial_scale=initial_scale,
                              regularization=regularization, resolution_divisor=resolution_divisor)
-        self.course = RunCourse(speedup, stage_shares, budget, num_stages)
+        self.budget = RunBudget(speedup, stage_shares, budget, num_stages)
         self.max_growth_jump = max_growth_jump
         # A single stage has nothing to search.
         self.search: Optional[OneShotSearch] = \
@@ -117,14 +117,14 @@ class AutoProgHook(Hook):
         """Before a checkpoint is read."""
         never_resume_a_test(runner)
         if trains(runner):
-            self.course.take_over(runner)
+            self.budget.take_over(runner)
 
     def before_train(self, runner) -> None:
         """Find all parts, check that they fit together, and set them up."""
         state, self._state = self._state, None
         self.parts = parts = RunParts.of(runner, searches=self.search is not None)
         self.stages = parts.build_schedule(runner.max_epochs, **self.schedule)
-        self.course.begin(runner, parts, self.stages, self.search, state and state['course'])
+        self.budget.begin(runner, parts, self.stages, self.search, state and state['course'])
         self.rows = resume.schedule_rows(self.stages)
         if self.search is not None:
             self.search.check_stages(self.stages)
@@ -133,7 +133,7 @@ class AutoProgHook(Hook):
         check_ranks_agree('seed, schedule and steps of an epoch', [
             runner.seed, self.rows, self.inputs.num_steps])
         self.grower = Grower(parts, self.inputs, self.randomness)
-        self.record = StageRecord(runner, parts, self.search, self.course, self.max_growth_jump)
+        self.record = StageRecord(runner, parts, self.search, self.budget, self.max_growth_jump)
         if state is not None:
             resume.restore(self, runner, state)
         else:
@@ -150,7 +150,7 @@ class AutoProgHook(Hook):
             self.choice = None
         if stage.index != self.stage_index:
             self._begin_stage(stage)
-        self.course.begin_epoch(runner)
+        self.budget.begin_epoch(runner)
         self.record.write()
         if parts.wrapper is not None:
             parts.wrapper.follow(parts.backbone.awake_slots, self.searching)
@@ -171,9 +171,8 @@ class AutoProgHook(Hook):
                               fingerprint(list(parts.model.parameters())))
         candidates = stage_candidates(
             self.stages, stage.index, current, self.search and self.search.bounds)
-        if self.search is not None:
-            self.course.begin_stage(stage.index, candidates)
-            stage = self.stages[stage.index]
+        self.budget.course.begin_stage(stage.index, candidates)
+        stage = self.stages[stage.index]
         # While a search goes on, its deepest candidate is awake, and the
         # pipeline delivers the largest resolution.
         target = Subnet.covering(candidates)
@@ -204,7 +203,7 @@ class AutoProgHook(Hook):
                     parts.model, parts.optim_wrapper,
                     runner.epoch - self.stages[self.stage_index].begin_epoch)
                 if self.choice is not None:
-                    self.course.decide(self.stage_index, self.choice)
+                    self.budget.course.decide(self.stage_index, self.choice)
                     self.record.decision(self.stage_index, self.choice, self.search.record)
                     request_checkpoint(runner)
 
@@ -220,7 +219,7 @@ class AutoProgHook(Hook):
             with self.record.on('search'):
                 self.search.after_step(self.parts.model, self.parts.optim_wrapper, batch_idx + 1)
         self.record.step_done(self.parts.backbone.running_subnet)
-        self.course.move(runner.iter + 1)
+        self.budget.move(runner.iter + 1)
 
     def time_left(self, runner, steps: int) -> Optional[Range]:
         """Seconds to the run's end, after ``steps`` steps of the epoch; see ``Eta``."""
@@ -247,4 +246,4 @@ class AutoProgHook(Hook):
         if not trains(runner):
             check_all_there(runner, checkpoint['state_dict'])
         elif runner._resume:
-            self._state = resume.find_state(checkpoint, runner, self.course)
+            self._state = resume.find_state(checkpoint, runner, self.budget)

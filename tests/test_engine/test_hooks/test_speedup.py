@@ -4,7 +4,7 @@ import pytest
 from mmengine.hooks import Hook
 
 from autoprog_mm import Subnet
-from autoprog_mm.engine import run_course
+from autoprog_mm.engine import run_budget
 from autoprog_mm.utils import UserError
 from tests.micro import STEPS, load, micro_config, read_record, run
 from tests.test_engine.resuming import (
@@ -102,7 +102,7 @@ def test_resume_is_exact_at_any_step(budgeted, jpeg_root, tmp_path):
 def test_a_searched_run_costs_what_was_promised(jpeg_root, tmp_path):
     options = dict(SPEEDUP, train_cfg__max_epochs=40)
     runner = run(micro_config(jpeg_root, tmp_path, SEARCH, **options))
-    plan = next(hook.course.plan for hook in runner.hooks if hasattr(hook, 'course'))
+    plan = next(hook.budget.course for hook in runner.hooks if hasattr(hook, 'budget'))
     spent, searches, stages = 0., 0, read_record(tmp_path)['stages']
     for stage in stages:
         epochs = stage['end_epoch'] - stage['begin_epoch']
@@ -147,10 +147,10 @@ def test_what_cannot_be_promised_is_refused_before_training(jpeg_root, tmp_path,
 def test_measured_costs_are_kept_on_resume(jpeg_root, tmp_path, monkeypatch):
     options = dict(SPEEDUP, custom_hooks__0__budget='time', train_cfg__val_interval=1)
     # On a machine on which all steps take as long, so that no stage is cheap.
-    monkeypatch.setattr(run_course, 'probe_steps', lambda model, wrapper, subnets, *_: {
+    monkeypatch.setattr(run_budget, 'probe_steps', lambda model, wrapper, subnets, *_: {
         subnet: 1. for subnet in subnets})
     run_until(micro_config(jpeg_root, tmp_path / 'whole', **options), STEPS)
-    monkeypatch.setattr(run_course, 'probe_steps', None)
+    monkeypatch.setattr(run_budget, 'probe_steps', None)
     resumed_until(micro_config(jpeg_root, tmp_path / 'resumed', **options),
                   tmp_path / 'whole' / 'epoch_1.pth', 2 * STEPS)
     costs = load(tmp_path / 'resumed' / 'epoch_2.pth')['autoprog']['course']['costs']

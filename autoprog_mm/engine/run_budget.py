@@ -1,5 +1,5 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
-"""The course of a run that trains: what its subnets cost, and who follows it."""
+"""What a run may cost: what its subnets cost, and who follows its course."""
 import logging
 from dataclasses import asdict
 from typing import Dict, List, Optional, Sequence
@@ -15,7 +15,7 @@ from ..growth.schedule import Stage
 from ..growth.scoring import stage_choices
 from ..growth.search import OneShotSearch
 from ..growth.subnet import Subnet
-from ..planning.outlook import look_ahead
+from ..planning.outlook import LARGE_SEARCH_SHARE, look_ahead
 from ..utils.errors import UserError
 from .loops import ResumableTrainLoop
 from .pace import Pace
@@ -23,11 +23,10 @@ from .run_parts import RunParts
 from .run_settings import describe_differences
 
 _ROUNDS = 5  # of steps that are timed
-# A run that saves less, or spends more on searches besides training, warns.
-_LEAST_SPEED_UP, _LARGE_SHARE = 1.1, 0.05
+_LEAST_SPEED_UP = 1.1  # a run that saves less warns
 
 
-class RunCourse:
+class RunBudget:
     """Has a run cost what was promised, and its recipe follow what is spent.
 
     Args:
@@ -45,8 +44,8 @@ class RunCourse:
         check_budget(speedup, stage_shares, budget, num_stages)
         self.speedup = speedup
         self.stage_shares = stage_shares
-        self.budget = budget
-        self.plan: Optional[Course] = None  # until a run trains
+        self.of = budget
+        self.course: Optional[Course] = None  # until a run trains
         self._pace: Optional[Pace] = None
 
     def take_over(self, runner) -> None:
@@ -94,7 +93,7 @@ class RunCourse:
         loop, steps = runner.train_loop, len(runner.train_dataloader)
         self._steps_per_epoch = steps
         if self.speedup is None:
-            self.plan = Course(stages, runner.max_epochs, steps)
+            self.course = Course(stages, runner.max_epochs, steps)
             self._announce(parts, search)
             return
         if not isinstance(loop, ResumableTrainLoop):
@@ -116,18 +115,10 @@ class RunCourse:
                 f'{", ".join(map(str, sorted(subnets - costs.keys(), key=str)))} (depth x pixels) '
                 'may run here, and could not there. Resume with the same num_stages, '
                 'initial_scale and search of AutoProgHook.')
-        self.plan = Course(
+        self.course = Course(
             stages, runner.max_epochs, steps, self.speedup, self.stage_shares, costs, search)
-        loop.course = self.plan
+        loop.course = self.course
         self._announce(parts, search)
-
-    def begin_stage(self, index: int, candidates: Sequence[Subnet]) -> None:
-        """See :meth:`Course.begin_stage`."""
-        self.plan.begin_stage(index, candidates)
-
-    def decide(self, index: int, choice: Subnet) -> None:
-        """See :meth:`Course.decide`."""
-        self.plan.decide(index, choice)
 
     def begin_epoch(self, runner) -> None:
         """Have all follow the course as it is now, for decisions change it.
@@ -143,53 +134,53 @@ class RunCourse:
     def move(self, steps: int) -> None:
         """Set the learning rate and momentum that are due after so many steps of the run."""
         if self._pace is not None:
-            self._pace.set(self.plan.timeline.recipe_epoch(steps / self._steps_per_epoch))
+            self._pace.set(self.course.timeline.recipe_epoch(steps / self._steps_per_epoch))
 
     def describe(self, steps: int) -> Optional[dict]:
         """The record's ``budget`` after so many steps of the run; None without ``speedup``."""
         if self.speedup is None:
             return None
-        done = self.plan.timeline.recipe_epoch(steps / self._steps_per_epoch)
+        done = self.course.timeline.recipe_epoch(steps / self._steps_per_epoch)
         return dict(
-            speedup=self.speedup, of=self.budget, epochs=self.plan.max_epochs,
-            recipe_epochs=done, spent=done / self.plan.epochs,
-            costs=[dict(asdict(subnet), cost=cost) for subnet, cost in self.plan.costs.items()])
+            speedup=self.speedup, of=self.of, epochs=self.course.max_epochs,
+            recipe_epochs=done, spent=done / self.course.epochs,
+            costs=[dict(asdict(subnet), cost=cost) for subnet, cost in self.course.costs.items()])
 
     def state_dict(self) -> dict:
         """What a checkpoint keeps, in plain types."""
-        return dict(self.plan.state_dict(), settings=self._settings(),
+        return dict(self.course.state_dict(), settings=self._settings(),
                     pace=self._pace and self._pace.recipe)
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from a checkpoint's :meth:`state_dict`."""
-        self.plan.load_state_dict(state)
+        self.course.load_state_dict(state)
 
     def _settings(self) -> dict:
         if self.speedup is None:
             return dict(speedup=None)
         shares = None if self.stage_shares is None else list(self.stage_shares)
-        return dict(speedup=self.speedup, stage_shares=shares, budget=self.budget)
+        return dict(speedup=self.speedup, stage_shares=shares, budget=self.of)
 
     def _announce(self, parts: RunParts, search: Optional[OneShotSearch]) -> None:
         """Say what the run will do, and warn of what saves little."""
-        plan = self.plan
-        if len(plan.stages) > 1 or self.speedup is not None:
+        course = self.course
+        if len(course.stages) > 1 or self.speedup is not None:
             rows = ', '.join(f'{stage.subnet} for {stage.end_epoch - stage.begin_epoch}'
-                             for stage in plan.stages)
+                             for stage in course.stages)
             promise = '' if self.speedup is None else \
-                f', at 1/{self.speedup:g} of the {plan.epochs} epochs of the recipe, by ' \
-                f'{self.budget}'
-            print_log(f'A run of {plan.max_epochs} epochs{promise}: {rows} epochs'
+                f', at 1/{self.speedup:g} of the {course.epochs} epochs of the recipe, by ' \
+                f'{self.of}'
+            print_log(f'A run of {course.max_epochs} epochs{promise}: {rows} epochs'
                       f'{" before searches" * (search is not None)}.', logger='current')
-        if len(plan.stages) == 1:
+        if len(course.stages) == 1:
             return
-        outlook = look_ahead(plan, self._steps_per_epoch, parts.backbone.flops, search)
+        outlook = look_ahead(course, self._steps_per_epoch, parts.backbone.flops, search)
         if outlook.speed_up.high < _LEAST_SPEED_UP:
             print_log(
                 f'By multiply-adds this run is {outlook.speed_up.high:.2f} times as fast as the '
                 'full network at most. Lower initial_scale of AutoProgHook, or raise its speedup.',
                 logger='current', level=logging.WARNING)
-        if outlook.search_share > _LARGE_SHARE:
+        if outlook.search_share > LARGE_SEARCH_SHARE:
             print_log(
                 f"The searches' own work, scoring and timing, is up to "
                 f'{outlook.search_share:.1%} of the run. Lower search.eval_batches or '
@@ -198,11 +189,11 @@ class RunCourse:
 
     def _measure(self, runner, parts: RunParts, subnets: Sequence[Subnet]) -> Dict[Subnet, float]:
         """Cost of a step of each, with that of the full network as 1; the same on all ranks."""
-        if self.budget == 'flops':
+        if self.of == 'flops':
             costs = {subnet: parts.backbone.flops(subnet) for subnet in subnets}
         else:
-            # All ranks time, since a model may synchronise in its forward pass.
-            # Of as many images as fit into memory.
+            # As many images as fit into memory. All ranks time, since a model may synchronise
+            # in its forward pass.
             batch = min([batch_size_of(runner.train_dataloader)] + [
                 hook.max_batch_per_step for hook in runner.hooks
                 if hasattr(hook, 'max_batch_per_step')])
@@ -210,7 +201,7 @@ class RunCourse:
             costs = probe_steps(parts.model, parts.optim_wrapper, subnets, batch, _ROUNDS)
         full = costs[parts.backbone.full_subnet]
         # Two digits are what a measurement is worth.
-        costs = [{subnet: float(f'{cost / full:.2g}') if self.budget == 'time' else cost / full
+        costs = [{subnet: float(f'{cost / full:.2g}') if self.of == 'time' else cost / full
                   for subnet, cost in costs.items()}]
         broadcast_object_list(costs)
         return costs[0]
