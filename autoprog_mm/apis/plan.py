@@ -65,7 +65,7 @@ class Plan:
         epochs (int): Of the run.
         course (Course): What it costs, in epochs of the full network.
         budget (str): What that cost is: ``'time'`` or ``'flops'``.
-        rates (list[list[float]], optional): Learning rates at the ends of each
+        rates (list[list[float]], optional): Base learning rates at the ends of each
             stage; None if they wait for the results of validations.
         steps_per_epoch (int): Of each process.
         batch_size (int): Images of an update.
@@ -210,7 +210,7 @@ def _describe(runner, hook: AutoProgHook, processes: int, dtype: Optional[torch.
 
 
 def _rates(runner, hook: AutoProgHook) -> Optional[List[List[float]]]:
-    """Learning rates at the ends of stages."""
+    """Base learning rates at the ends of stages."""
     schedulers = runner.cfg.get('param_scheduler') or []
     schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
     steps = len(runner.train_dataloader)
@@ -218,6 +218,11 @@ def _rates(runner, hook: AutoProgHook) -> Optional[List[List[float]]]:
         # Three digits need no more steps, and a million steps take long.
         steps = min(steps, _PLANNED_STEPS)
     wrapper = runner.build_optim_wrapper(runner.cfg.optim_wrapper)
+    mine, own = (each.optimizer.param_groups[0] for each in (wrapper, runner.optim_wrapper))
+    if mine['lr']:  # auto_scale_lr has scaled the run's own, and maybe a scheduler
+        scale = own.get('initial_lr', own['lr']) / mine['lr']
+        for group in wrapper.param_groups:
+            group['lr'] *= scale
     built = [PARAM_SCHEDULERS.build(
         {'end': hook.budget.course.epochs, **scheduler} if scheduler.get('by_epoch', True) else
         {'end': hook.budget.course.epochs * steps, **scheduler},
@@ -231,7 +236,8 @@ def _rates(runner, hook: AutoProgHook) -> Optional[List[List[float]]]:
         ends = []
         for epoch in (stage.begin_epoch, stage.end_epoch):
             pace.set(recipe_epoch(epoch))
-            ends.append(wrapper.param_groups[0]['lr'])
+            rate = wrapper.get_lr()
+            ends.append(rate.get('base_lr', rate['lr'])[0])
         rates.append(ends)
     return rates
 

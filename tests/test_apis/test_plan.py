@@ -72,6 +72,15 @@ def test_budget(tmp_path):
     assert plan.rates[1][1] == pytest.approx(0., abs=1e-9)
 
 
+def test_rates_are_those_of_the_run(tmp_path):
+    """The base rate, where parameters have others, and scaled as the config says."""
+    rates = make_plan(config(
+        tmp_path, param_scheduler=None, optim_wrapper__optimizer__lr=0.01,
+        optim_wrapper__paramwise_cfg=dict(custom_keys={'cls_token': dict(lr_mult=0.5)}),
+        auto_scale_lr=dict(enable=True, base_batch_size=4)), samples=48).rates
+    assert rates == [[pytest.approx(0.02)] * 2] * 4  # of batches of 8
+
+
 def test_search(tmp_path, monkeypatch):
     """On a machine where each step takes as many seconds as the subnet has slots."""
     monkeypatch.setattr(plan_module, 'probe_steps', lambda model, optim_wrapper, subnets, batch: {
