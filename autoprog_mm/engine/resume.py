@@ -10,14 +10,13 @@ from mmengine.logging import print_log
 from ..growth.schedule import Stage
 from ..growth.search import OneShotSearch
 from ..growth.subnet import Subnet
-from ..models.weights import SAVED_IN_MODEL
-from ..models.weights import STATE as KEY
+from ..models.weights import SAVED_IN_MODEL, STATE
 from ..utils.errors import UserError
 from ..utils.modules import unwrap
 from .checkpoint import differing_parameters
 from .optimizers import MoGrowMixin
 from .run_budget import RunBudget
-from .run_settings import check_settings, run_settings
+from .run_settings import check_settings
 
 # Version of the hook's checkpoint state.
 SCHEMA = 4
@@ -28,12 +27,11 @@ def schedule_rows(stages: Sequence[Stage]) -> List[List[int]]:
     return [[s.begin_epoch, s.end_epoch, *astuple(s.subnet)] for s in stages]
 
 
-def pack_state(hook, runner) -> dict:
+def pack_state(hook) -> dict:
     """What a checkpoint keeps of a run of stages, in plain types.
 
     Args:
         hook (AutoProgHook): The run's conductor.
-        runner (Runner): Its runner.
     """
     return dict(
         schema=SCHEMA,
@@ -46,7 +44,7 @@ def pack_state(hook, runner) -> dict:
         choice=hook.choice and astuple(hook.choice),
         index=hook.stage_index,
         course=hook.budget.state_dict(),
-        settings=run_settings(runner),
+        settings=hook.settings,
         sampler_seed=hook.inputs.sampler_seed,
         ledger=hook.record.ledger.state_dict())
 
@@ -95,7 +93,7 @@ def find_state(checkpoint: dict, runner, budget: RunBudget) -> dict:
             f'The checkpoint to resume from has no {" and no ".join(missing)}: best '
             'checkpoints are saved without. Resume from an epoch_*.pth, or use load_from '
             'without resume to start from its weights.')
-    state = checkpoint.get(KEY)
+    state = checkpoint.get(STATE)
     if state is None:
         raise UserError(
             'The checkpoint to resume from was saved without AutoProgHook, so what was awake '

@@ -20,6 +20,7 @@ from ..grower import Grower
 from ..loaded_weights import check_all_there, check_loaded, never_resume_a_test, trains
 from ..run_budget import RunBudget
 from ..run_parts import RunParts
+from ..run_settings import run_settings
 from ..stage_inputs import StageInputs
 from ..stage_record import StageRecord
 
@@ -126,6 +127,7 @@ class AutoProgHook(Hook):
         self.stages = parts.build_schedule(runner.max_epochs, **self.schedule)
         self.budget.begin(runner, parts, self.stages, self.search, state and state['course'])
         self.rows = resume.schedule_rows(self.stages)
+        self.settings = run_settings(runner)
         if self.search is not None:
             self.search.check_stages(self.stages)
         self.randomness = Randomness(runner.seed, get_rank())
@@ -196,11 +198,10 @@ class AutoProgHook(Hook):
     def after_train_epoch(self, runner) -> None:
         """Decide, if this was a search's last epoch, before it is saved."""
         self.record.switch('train')
-        parts = self.parts
         if self.searching:
             with self.record.on('search'):
                 self.choice = self.search.end_epoch(
-                    parts.model, parts.optim_wrapper,
+                    self.parts.model, self.parts.optim_wrapper,
                     runner.epoch - self.stages[self.stage_index].begin_epoch)
                 if self.choice is not None:
                     self.budget.course.decide(self.stage_index, self.choice)
@@ -239,7 +240,7 @@ class AutoProgHook(Hook):
         self.record.finish(self.parts.backbone.awake_subnet)
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        checkpoint[resume.KEY] = resume.pack_state(self, runner)
+        checkpoint[resume.STATE] = resume.pack_state(self)
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         unpack(checkpoint)  # or mmengine would run its config, without SafeCheckpointHook
