@@ -32,7 +32,6 @@ from autoprog_mm.datasets.image_files import (  # noqa: E402
     ImageFiles,
     describe_passed_over,
     find_image_files,
-    listed,
 )
 from autoprog_mm.datasets.prepare import (  # noqa: E402
     Outcome,
@@ -43,6 +42,7 @@ from autoprog_mm.datasets.prepare import (  # noqa: E402
 from autoprog_mm.launch import Parser, check_work_dir, exit_on_user_error  # noqa: E402
 from autoprog_mm.utils import UserError, write_atomically  # noqa: E402
 from autoprog_mm.utils.checks import check_int, check_number  # noqa: E402
+from autoprog_mm.utils.names import listed  # noqa: E402
 
 SETTINGS_FILE = 'prepared.json'
 _UNFINISHED = re.compile(r'\.\d+\.tmp$')

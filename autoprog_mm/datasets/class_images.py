@@ -9,7 +9,8 @@ from typing import Dict, List, Optional, Sequence, Set, Tuple
 
 from ..utils.checks import check_int, check_number
 from ..utils.errors import UserError
-from .image_files import IMAGE_TYPES, ImageFiles, find_image_files, listed, subfolders
+from ..utils.names import listed
+from .image_files import IMAGE_TYPES, ImageFiles, find_image_files, subfolders
 from .split_folders import EXPECTED, SPLITS, find_folder, unused_folders
 
 

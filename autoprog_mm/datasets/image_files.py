@@ -6,8 +6,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Dict, FrozenSet, List, Sequence, Set, Tuple
 
+from ..utils.names import listed
+
 IMAGE_TYPES = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
-_LISTED = 5  # names, in a message
 _Id = Tuple[int, int]
 
 
@@ -188,9 +189,3 @@ def describe_passed_over(ignored: Counter, links: List[str]) -> str:
         texts.append(f'{len(links)} links to nothing, or to a folder around them '
                      f'({listed(links)})')
     return ' and '.join(texts)
-
-
-def listed(names: List[str]) -> str:
-    """The first few of some names, and how many more there are."""
-    text = ', '.join(map(repr, names[:_LISTED]))
-    return text if len(names) <= _LISTED else f'{text} and {len(names) - _LISTED} more'

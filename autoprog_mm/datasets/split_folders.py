@@ -5,7 +5,8 @@ import os.path as osp
 from typing import Dict, List, Optional, Tuple
 
 from ..utils.errors import UserError
-from .image_files import has_images, is_image, listed, subfolders
+from ..utils.names import listed
+from .image_files import has_images, is_image, subfolders
 
 # What the folders of a split may be called, in any case; the first that is there counts.
 SPLITS = dict(

@@ -14,10 +14,11 @@ from mmpretrain.datasets import CustomDataset, ImageNet
 from mmpretrain.datasets.custom import find_folders
 from mmpretrain.registry import DATASETS
 
-from ..datasets.image_files import IMAGE_TYPES, find_image_files, is_visible, listed
+from ..datasets.image_files import IMAGE_TYPES, find_image_files, is_visible
 from ..engine.checkpoint import check_resumable
 from ..models import read_weights
 from ..utils.errors import UserError
+from ..utils.names import listed
 from .dataloaders import leaf_datasets
 
 _TRIED_BYTES = 4096
@@ -160,11 +161,11 @@ def _check_dataset(key: str, dataset: dict) -> Optional[List[str]]:
         return None
     if not osp.isdir(folder):
         raise MissingDataError(f'{key}: there is no folder {folder!r}. {fix}')
+    if annotations:
+        return None
     extensions = dataset.get('extensions') or getattr(kind, 'IMG_EXTENSIONS', None) or (
         '.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
     extensions = tuple(extension.lower() for extension in extensions)
-    if annotations:
-        return None
     found = find_image_files(folder, (*IMAGE_TYPES, *extensions))
     used = sum(file.lower().endswith(extensions) for file in found.files)
     if not used:

@@ -13,11 +13,11 @@ from mmpretrain.registry import DATASETS
 
 from ..datasets.class_folders import ClassFolders
 from ..datasets.class_images import ClassImages, check_known, class_name, find_images
-from ..datasets.image_files import listed
 from ..engine.checkpoint import MODEL_CONFIG
 from ..models import read_weights
 from ..utils.checks import check_int
 from ..utils.errors import UserError
+from ..utils.names import listed
 from .dataloaders import DATALOADERS, leaf_datasets
 from .epoch_samples import EpochSamples, count_samples
 from .own_data_choices import (

@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image
 
 from ..datasets.class_images import ClassImages
-from ..datasets.image_files import describe_passed_over, listed, subfolders
+from ..datasets.image_files import describe_passed_over, subfolders
 from ..utils.errors import UserError
+from ..utils.names import listed
 from .epoch_samples import EpochSamples
 
 

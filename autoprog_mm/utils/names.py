@@ -1,7 +1,9 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
-"""Names that are meant by mistyped ones."""
+"""Names in messages."""
 import difflib
-from typing import Iterable
+from typing import Iterable, Sequence
+
+_LISTED = 5
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -21,3 +23,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     near += [other for other in known if min(len(name), len(other)) > 2 and (
         other.startswith(name) or name.startswith(other) or other.endswith(name))]
     return f' Did you mean {near[0]!r}?' if near else ''
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few of some names, and how many more there are.
+
+    Args:
+        names (Sequence[str]): The names.
+    """
+    text = ', '.join(map(repr, names[:_LISTED]))
+    return text if len(names) <= _LISTED else f'{text} and {len(names) - _LISTED} more'
