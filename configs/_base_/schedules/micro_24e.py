@@ -4,7 +4,7 @@ optim_wrapper = dict(
     growth=dict(type='MoGrow'),
     optimizer_state='keep',
     constructor='MergedOptimWrapperConstructor',
-    optimizer=dict(type='AdamW', lr=1.5e-3, weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=1.5e-3, weight_decay=0.05, fused=True),
     paramwise_cfg=dict(
         norm_decay_mult=0.0,
         bias_decay_mult=0.0,
