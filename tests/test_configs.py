@@ -41,6 +41,15 @@ STAGES = {
     'baseline/deit-t_baseline_custom.py': ('12x32', [0]),
     'baseline/volo-d1_baseline_in1k.py': ('18x224', [0]),
     'baseline/volo-micro_baseline_mnist5k.py': ('6x48', [0]),
+    # Before the budget gives stages other epochs.
+    'budget/deit-b_2x_in1k.py': ('6x128 8x160 10x192 12x224', [0, 25, 50, 75]),
+    'budget/deit-b_3x_in1k.py': ('6x128 8x160 10x192 12x224', [0, 25, 50, 75]),
+    'budget/deit-s_2x_in1k.py': ('6x128 8x160 10x192 12x224', [0, 25, 50, 75]),
+    'budget/deit-s_3x_in1k.py': ('6x128 8x160 10x192 12x224', [0, 25, 50, 75]),
+    'budget/deit-t_2x_in1k.py': ('6x128 8x160 10x192 12x224', [0, 25, 50, 75]),
+    'budget/deit-t_3x_in1k.py': ('6x128 8x160 10x192 12x224', [0, 25, 50, 75]),
+    'budget/volo-d1_2x_in1k.py': ('9x128 12x160 15x192 18x224', [0, 25, 50, 75]),
+    'budget/volo-d1_3x_in1k.py': ('9x128 12x160 15x192 18x224', [0, 25, 50, 75]),
     'prog/deit-micro_prog_mnist5k.py': ('3x16 5x24 6x32', [0, 8, 16]),
     'prog/deit-s_prog_in1k.py': ('6x128 8x160 10x192 12x224', [0, 25, 50, 75]),
     'prog/deit-t_prog_custom.py': ('6x16 8x20 10x28 12x32', [0, 25, 50, 75]),
@@ -58,6 +67,7 @@ BASELINE = {'custom_hooks.0'}
 MANUAL = {'custom_hooks.0.search'}
 SCALE = {'custom_hooks.0.initial_scale.depth', 'custom_hooks.0.initial_scale.resolution'}
 WIDTH = {'model.backbone.arch', 'model.head.in_channels'}
+BUDGET = {'custom_hooks.0.speedup'}
 DIFFER = {
     'autoprog/deit-b_in1k.py': ('autoprog/deit-s_in1k.py', WIDTH),
     'autoprog/deit-s_0.4_in1k.py': ('autoprog/deit-s_in1k.py', SCALE),
@@ -72,6 +82,14 @@ DIFFER = {
     'baseline/deit-t_baseline_custom.py': ('autoprog/deit-t_custom.py', BASELINE),
     'baseline/volo-d1_baseline_in1k.py': ('prog/volo-d1_prog_in1k.py', BASELINE),
     'baseline/volo-micro_baseline_mnist5k.py': ('autoprog/volo-micro_mnist5k.py', BASELINE),
+    'budget/deit-b_2x_in1k.py': ('autoprog/deit-s_in1k.py', MANUAL | BUDGET | WIDTH),
+    'budget/deit-b_3x_in1k.py': ('autoprog/deit-s_in1k.py', MANUAL | BUDGET | WIDTH),
+    'budget/deit-s_2x_in1k.py': ('autoprog/deit-s_in1k.py', MANUAL | BUDGET),
+    'budget/deit-s_3x_in1k.py': ('autoprog/deit-s_in1k.py', MANUAL | BUDGET),
+    'budget/deit-t_2x_in1k.py': ('autoprog/deit-s_in1k.py', MANUAL | BUDGET | WIDTH),
+    'budget/deit-t_3x_in1k.py': ('autoprog/deit-s_in1k.py', MANUAL | BUDGET | WIDTH),
+    'budget/volo-d1_2x_in1k.py': ('prog/volo-d1_prog_in1k.py', BUDGET),
+    'budget/volo-d1_3x_in1k.py': ('prog/volo-d1_prog_in1k.py', BUDGET),
     'prog/deit-s_prog_in1k.py': ('autoprog/deit-s_in1k.py', MANUAL),
     'prog/deit-t_prog_custom.py': ('autoprog/deit-t_custom.py', MANUAL),
 }

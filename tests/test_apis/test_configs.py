@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 CONFIGS = {
     path.stem: path for path in ROOT.joinpath('configs').rglob('*.py')
     if not {'_base_', 'experiments'} & set(path.parts) and not path.stem.endswith('_custom')}
-FOLDERS = ('autoprog', 'prog', 'baseline')
+FOLDERS = ('autoprog', 'budget', 'prog', 'baseline')
 # Parameters (of DeiT those in mmpretrain's metafile) and multiply-adds by what
 # names begin with; all configs of a family have the same network.
 SIZES = {
