@@ -32,6 +32,8 @@ STAGES = {
     'autoprog/deit-t_custom.py': ('6x16 8x20 10x28 12x32', [0, 25, 50, 75]),
     'autoprog/deit-t_in1k.py': ('6x128 8x160 10x192 12x224', [0, 25, 50, 75]),
     'autoprog/volo-d1_0.4_in1k.py': ('7x96 11x128 14x192 18x224', [0, 25, 50, 75]),
+    'autoprog/volo-d1_0.4_tokenlabel_in1k.py': (
+        '7x96 11x128 14x192 18x224', [0, 25, 50, 75]),
     'autoprog/volo-d1_in1k.py': ('9x128 12x160 15x192 18x224', [0, 25, 50, 75]),
     'autoprog/volo-d1_tokenlabel_in1k.py': ('9x128 12x160 15x192 18x224', [0, 25, 50, 75]),
     'autoprog/volo-d2_in1k.py': ('12x128 16x160 20x192 24x224', [0, 25, 50, 75]),
@@ -40,6 +42,7 @@ STAGES = {
     'baseline/deit-s_baseline_in1k.py': ('12x224', [0]),
     'baseline/deit-t_baseline_custom.py': ('12x32', [0]),
     'baseline/volo-d1_baseline_in1k.py': ('18x224', [0]),
+    'baseline/volo-d1_baseline_tokenlabel_in1k.py': ('18x224', [0]),
     'baseline/volo-micro_baseline_mnist5k.py': ('6x48', [0]),
     # Before the budget gives stages other epochs.
     'budget/deit-b_2x_in1k.py': ('6x128 8x160 10x192 12x224', [0, 25, 50, 75]),
@@ -54,6 +57,7 @@ STAGES = {
     'prog/deit-s_prog_in1k.py': ('6x128 8x160 10x192 12x224', [0, 25, 50, 75]),
     'prog/deit-t_prog_custom.py': ('6x16 8x20 10x28 12x32', [0, 25, 50, 75]),
     'prog/volo-d1_prog_in1k.py': ('9x128 12x160 15x192 18x224', [0, 25, 50, 75]),
+    'prog/volo-d1_prog_tokenlabel_in1k.py': ('9x128 12x160 15x192 18x224', [0, 25, 50, 75]),
 }
 # Which differ in kind: in backbone, labels, data, or in how they grow.
 TRAINED = [
@@ -76,11 +80,15 @@ DIFFER = {
     'autoprog/deit-t_in1k.py': ('autoprog/deit-s_in1k.py', WIDTH),
     'autoprog/volo-d1_in1k.py': ('prog/volo-d1_prog_in1k.py', MANUAL),
     'autoprog/volo-d1_0.4_in1k.py': ('prog/volo-d1_prog_in1k.py', MANUAL | SCALE),
+    'autoprog/volo-d1_0.4_tokenlabel_in1k.py': ('autoprog/volo-d1_tokenlabel_in1k.py', SCALE),
     'autoprog/volo-d2_in1k.py': ('prog/volo-d1_prog_in1k.py', MANUAL | WIDTH | {
-        'model.backbone.drop_path_rate', 'optim_wrapper.optimizer.lr'}),
+        'model.backbone.drop_path_rate', 'optim_wrapper.optimizer.lr',
+        'param_scheduler.0.start_factor'}),
     'baseline/deit-micro_baseline_mnist5k.py': ('autoprog/deit-micro_mnist5k.py', BASELINE),
     'baseline/deit-t_baseline_custom.py': ('autoprog/deit-t_custom.py', BASELINE),
     'baseline/volo-d1_baseline_in1k.py': ('prog/volo-d1_prog_in1k.py', BASELINE),
+    'baseline/volo-d1_baseline_tokenlabel_in1k.py': (
+        'autoprog/volo-d1_tokenlabel_in1k.py', BASELINE),
     'baseline/volo-micro_baseline_mnist5k.py': ('autoprog/volo-micro_mnist5k.py', BASELINE),
     'budget/deit-b_2x_in1k.py': ('autoprog/deit-s_in1k.py', MANUAL | BUDGET | WIDTH),
     'budget/deit-b_3x_in1k.py': ('autoprog/deit-s_in1k.py', MANUAL | BUDGET | WIDTH),
@@ -92,6 +100,7 @@ DIFFER = {
     'budget/volo-d1_3x_in1k.py': ('prog/volo-d1_prog_in1k.py', BUDGET),
     'prog/deit-s_prog_in1k.py': ('autoprog/deit-s_in1k.py', MANUAL),
     'prog/deit-t_prog_custom.py': ('autoprog/deit-t_custom.py', MANUAL),
+    'prog/volo-d1_prog_tokenlabel_in1k.py': ('autoprog/volo-d1_tokenlabel_in1k.py', MANUAL),
 }
 # Networks of the same depth, and narrow.
 NARROW = {
@@ -161,6 +170,7 @@ def test_config_trains(config, jpeg_root, tmp_path):
     subnets, begins = STAGES[config]
     assert ' '.join(str(stage.subnet) for stage in hook.stages) == subnets
     assert [stage.begin_epoch for stage in hook.stages] == begins
+    assert hook.stages[-1].end_epoch == cfg.train_cfg.max_epochs
     backbone = runner.model.backbone
     assert hook.stages[-1].subnet == backbone.full_subnet
     # In a search all that is a candidate is awake.
@@ -186,7 +196,8 @@ def test_config_is_one_that_trains_with_other_numbers(config, jpeg_root, tmp_pat
     stages = build_schedule(
         hook.num_stages, cfg.train_cfg.max_epochs, model.backbone.full_subnet,
         hook.get('initial_scale', {}),
-        resolution_divisor=hook.get('resolution_divisor', 1 if hook.num_stages == 1 else 32))
+        resolution_divisor=hook.get('resolution_divisor', 1 if hook.num_stages == 1 else 32),
+        cooldown_epochs=cfg.param_scheduler[-1].get('cooldown', 0))
     subnets, begins = STAGES[config]
     assert ' '.join(str(stage.subnet) for stage in stages) == subnets
     assert [stage.begin_epoch for stage in stages] == begins
@@ -227,6 +238,9 @@ def test_compared_configs_differ_in_growth_only():
                    'baseline/deit-t_baseline_custom.py'),
                   ('autoprog/volo-d1_in1k.py', 'prog/volo-d1_prog_in1k.py',
                    'baseline/volo-d1_baseline_in1k.py'),
+                  ('autoprog/volo-d1_tokenlabel_in1k.py', 'prog/volo-d1_prog_tokenlabel_in1k.py',
+                   'autoprog/volo-d1_0.4_tokenlabel_in1k.py',
+                   'baseline/volo-d1_baseline_tokenlabel_in1k.py'),
                   ('autoprog/volo-micro_mnist5k.py',
                    'baseline/volo-micro_baseline_mnist5k.py')):
         recipes = [read_once(name).to_dict() for name in names]
@@ -242,9 +256,13 @@ def test_imagenet_recipe_is_volos():
     optimizer = cfg.optim_wrapper.optimizer
     assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('AdamW', 1.6e-3, 0.05)
     assert cfg.train_dataloader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size == 1024
-    warm_up, cosine = cfg.param_scheduler
-    assert (warm_up.end, cosine.begin, cosine.end) == (20, 20, 100) and \
-        cfg.train_cfg.max_epochs == 100
+    warm_up, cosine = cfg.param_scheduler  # compared with timm's in test_cycle_cosine_lr.py
+    assert (cosine.type, warm_up.end, cosine.begin) == ('CycleCosineLR', 20, 20)
+    assert cosine.end == cfg.train_cfg.max_epochs == 100 + cosine.cooldown == 110
+    for config in ('autoprog/volo-d1_in1k.py', 'autoprog/volo-d2_in1k.py'):
+        other = read_once(config)
+        first = other.optim_wrapper.optimizer.lr * other.param_scheduler[0].start_factor
+        assert first == pytest.approx(1e-6)
     assert 'train_cfg' not in cfg.model  # no mixup
     assert cfg.model.head.dense_weight == 0.5 and cfg.model.backbone.drop_path_rate == 0.1
     steps = {step.type: step for step in cfg.train_dataloader.dataset.pipeline}
@@ -260,4 +278,6 @@ def test_imagenet_recipe_is_volos():
     pipeline = cfg.train_dataloader.dataset.pipeline
     assert labeled.train_dataloader.dataset.pipeline[:-2] == pipeline[:-1]
     assert labeled.model.backbone == cfg.model.backbone
+    assert labeled.param_scheduler == cfg.param_scheduler
+    assert labeled.model.head.loss.label_smooth_val == 0.1
     assert labeled.optim_wrapper == cfg.optim_wrapper

@@ -11,10 +11,12 @@ from .hooks import (
 from .logging import AutoProgLogProcessor
 from .loops import ResumableTrainLoop
 from .optimizers import AmpMoGrowOptimWrapper, MoGrowOptimWrapper
+from .schedulers import CycleCosineLR
 from .wrappers import ElasticDistributedDataParallel
 
 __all__ = [
     'AmpMoGrowOptimWrapper', 'AutoProgHook', 'AutoProgLogProcessor', 'CompileHook',
-    'ElasticDistributedDataParallel', 'LateRuntimeInfoHook', 'MicroBatchHook', 'MoGrowEMAHook',
-    'MoGrowOptimWrapper', 'ResumableTrainLoop', 'RunGuardHook', 'SafeCheckpointHook'
+    'CycleCosineLR', 'ElasticDistributedDataParallel', 'LateRuntimeInfoHook', 'MicroBatchHook',
+    'MoGrowEMAHook', 'MoGrowOptimWrapper', 'ResumableTrainLoop', 'RunGuardHook',
+    'SafeCheckpointHook'
 ]

@@ -18,7 +18,8 @@ from ..utils.errors import UserError
 from ..utils.modules import unwrap
 from .optimizers import MoGrowMixin
 from .rehearsal import rehearse_validation
-from .run_settings import check_ranks_share
+from .run_settings import check_ranks_share, schedulers_of
+from .schedulers import CycleCosineLR
 from .wrappers import ElasticDistributedDataParallel
 
 
@@ -32,6 +33,8 @@ class RunParts:
         backbone (ElasticBackbone): The model's backbone.
         optim_wrapper (MoGrowMixin): The optimizer wrapper.
         pipelines (ProgressivePipelines): All training pipelines.
+        cooldown_epochs (int): Last epochs of the recipe, which stages do not
+            divide. Defaults to 0.
     """
 
     model: nn.Module
@@ -39,6 +42,7 @@ class RunParts:
     backbone: ElasticBackbone
     optim_wrapper: MoGrowMixin
     pipelines: ProgressivePipelines
+    cooldown_epochs: int = 0
 
     @classmethod
     def of(cls, runner, searches: bool) -> 'RunParts':
@@ -85,7 +89,8 @@ class RunParts:
         check_ranks_share(runner)
         rehearse_validation(runner)
         wrapper = runner.model if is_model_wrapper(runner.model) else None
-        return cls(model, wrapper, backbone, runner.optim_wrapper, pipelines)
+        return cls(model, wrapper, backbone, runner.optim_wrapper, pipelines,
+                   _cooldown_epochs(runner))
 
     def build_schedule(self, max_epochs: int, num_stages: int, initial_scale: Mapping[str, float],
                        regularization: Mapping[str, float],
@@ -110,7 +115,8 @@ class RunParts:
             regularization=regularization,
             full_regularization=dict(
                 self.pipelines.full_strength, drop_path=backbone.drop_path_rate),
-            resolution_divisor=resolution_divisor if num_stages > 1 else backbone.resolution_step)
+            resolution_divisor=resolution_divisor if num_stages > 1 else backbone.resolution_step,
+            cooldown_epochs=self.cooldown_epochs)
         backbone.wake_all()  # loaded weights may have put some to sleep
         backbone.min_depth = stages[0].subnet.depth
         for stage in stages:
@@ -118,6 +124,16 @@ class RunParts:
         for before, after in zip(stages, stages[1:]):
             backbone.check_growth(before.subnet, after.subnet)
         return stages
+
+
+def _cooldown_epochs(runner) -> int:
+    """Epochs after the cycle of a ``CycleCosineLR``. With a budget, which knows none, 0."""
+    steps, cycle = len(runner.train_dataloader), runner.max_epochs
+    for scheduler in schedulers_of(runner):
+        if isinstance(scheduler, CycleCosineLR):
+            end = scheduler.end - scheduler.cooldown
+            cycle = min(cycle, max(1, end if scheduler.by_epoch else end // steps))
+    return runner.max_epochs - cycle
 
 
 def find_backbone(model: nn.Module, hook: str = 'AutoProgHook') -> ElasticBackbone:

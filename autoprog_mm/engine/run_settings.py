@@ -70,7 +70,7 @@ def run_settings(runner) -> dict:
                 wrapper.clip_grad_kwargs, type=wrapper.grad_name),
             growth=dict(vars(growth), type=type(growth).__name__),
             optimizer_state=wrapper.optimizer_state),
-        param_scheduler=[type(scheduler).__name__ for scheduler in _schedulers(runner)]), _FREE)
+        param_scheduler=[type(scheduler).__name__ for scheduler in schedulers_of(runner)]), _FREE)
 
 
 def check_settings(checkpoint: dict, there: dict, runner) -> None:
@@ -116,7 +116,7 @@ def check_ranks_share(runner) -> None:
     """
     mine = dict(
         run_settings(runner),
-        param_scheduler=plain_config([s.state_dict() for s in _schedulers(runner)], _PROGRESS))
+        param_scheduler=plain_config([s.state_dict() for s in schedulers_of(runner)], _PROGRESS))
     groups = plain_config(runner.optim_wrapper.optimizer.param_groups, _FREE)
     first, *others = all_gather_object((mine, groups))
     for rank, other in enumerate(others, start=1):
@@ -193,14 +193,15 @@ def _scheduling(checkpoint: dict, runner) -> List[Difference]:
     there = checkpoint.get('param_schedulers') or []
     states = there if isinstance(there, list) else [s for part in there.values() for s in part]
     found: List[Difference] = []
-    for i, (state, scheduler) in enumerate(zip(states, _schedulers(runner))):
+    for i, (state, scheduler) in enumerate(zip(states, schedulers_of(runner))):
         here = {key: value for key, value in scheduler.state_dict().items() if not callable(value)}
         found += _differences(f'param_scheduler.{i}', plain_config(state, _PROGRESS),
                               plain_config(here, _PROGRESS))
     return found
 
 
-def _schedulers(runner) -> list:
+def schedulers_of(runner) -> list:
+    """The schedulers of a run, also of one with several optimizers."""
     schedulers = runner.param_schedulers or []
     return schedulers if isinstance(schedulers, list) else [
         scheduler for part in schedulers.values() for scheduler in part]

@@ -73,10 +73,12 @@ def build_schedule(num_stages: int,
                    initial_scale: Mapping[str, float],
                    regularization: Optional[Mapping[str, float]] = None,
                    full_regularization: Optional[Mapping[str, float]] = None,
-                   resolution_divisor: int = 32) -> List[Stage]:
+                   resolution_divisor: int = 32,
+                   cooldown_epochs: int = 0) -> List[Stage]:
     """The manual schedule ("Prog"), which is the frame of the search, too.
 
-    Stage i of K starts at epoch ``floor(i * max_epochs / K)``. A quantity of
+    Stage i of K starts at epoch ``floor(i * E / K)``, where E are all epochs
+    but those of the cool-down, which belong to the last stage. A quantity of
     full value m and initial scale s gets ``linspace(s, 1, K)[i] * m``; see
     the AutoProg paper, section 3.1.
 
@@ -95,6 +97,8 @@ def build_schedule(num_stages: int,
             one that is not in here is not scheduled. Defaults to None.
         resolution_divisor (int): Resolutions are multiples of it.
             Defaults to 32.
+        cooldown_epochs (int): Last epochs, which stages do not divide.
+            Defaults to 0.
 
     Returns:
         list[Stage]: The stages in order; the last one is the full network.
@@ -109,10 +113,13 @@ def build_schedule(num_stages: int,
     check_schedule(num_stages, initial_scale, regularization)
     check_int('max_epochs', max_epochs)
     check_int('resolution_divisor', resolution_divisor)
-    if num_stages > max_epochs:
+    check_int('cooldown_epochs', cooldown_epochs, least=0, most=max_epochs - 1)
+    epochs = max_epochs - cooldown_epochs
+    if num_stages > epochs:
+        less = f' less {cooldown_epochs} of cool-down' if cooldown_epochs else ''
         raise UserError(
-            f'num_stages ({num_stages}) must not exceed max_epochs ({max_epochs}): each stage '
-            'needs an epoch. Lower num_stages of AutoProgHook or raise train_cfg.max_epochs.')
+            f'num_stages ({num_stages}) must not exceed max_epochs ({max_epochs}{less}): each '
+            'stage needs an epoch. Lower num_stages of AutoProgHook or raise train_cfg.max_epochs.')
     if full.resolution % resolution_divisor:
         raise UserError(
             f'resolution_divisor ({resolution_divisor}) must divide the full resolution '
@@ -130,8 +137,8 @@ def build_schedule(num_stages: int,
         stages.append(
             Stage(
                 index=i,
-                begin_epoch=i * max_epochs // num_stages,
-                end_epoch=(i + 1) * max_epochs // num_stages,
+                begin_epoch=i * epochs // num_stages,
+                end_epoch=(i + 1) * epochs // num_stages if i < num_stages - 1 else max_epochs,
                 subnet=Subnet(
                     depth=min(full.depth, round_to(depth_scales[i] * full.depth, 1)),
                     resolution=min(

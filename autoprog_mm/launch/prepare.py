@@ -21,7 +21,7 @@ from .keys import check_keys, check_parts
 from .options import as_whole, check_options
 from .own_data import fill_custom_config, has_own_datasets
 
-_FALLING = ('CosineAnnealingLR', 'PolyLR')
+_FALLING = ('CosineAnnealingLR', 'CycleCosineLR', 'PolyLR')
 
 
 def prepare_config(cfg: Config, args: argparse.Namespace) -> Config:

@@ -39,8 +39,9 @@ class VOLOHead(ClsHead):
         class_target (str): Target of the class token: the image's ``'label'``,
             or ``'token_label'``, the mean of its label map over the crop, as
             in the TokenLabeling release. Defaults to ``'label'``.
-        loss (dict): Loss of scores against image labels (one-hot, or soft from
-            mixing). Label maps are soft already and take plain cross-entropy.
+        loss (dict): Loss of scores against targets, of images and of label
+            maps, which are probabilities. ``LabelSmoothLoss`` smooths both, as
+            in the TokenLabeling release.
             Defaults to ``dict(type='CrossEntropyLoss', use_soft=True)``.
         init_cfg (dict, optional): Initialisation of both classifiers.
             Defaults to ``dict(type='TruncNormal', layer='Linear', std=.02)``.
@@ -124,20 +125,18 @@ class VOLOHead(ClsHead):
         if self.aux_head is not None:
             token_scores = self.aux_head(features.tokens)  # (B, h, w, num_classes)
             if dense:
-                token_target = torch.stack([sample.token_score for sample in data_samples])
-                if token_target.shape != token_scores.shape:
+                target = torch.stack([sample.token_score for sample in data_samples])
+                if target.shape != token_scores.shape:
                     raise UserError(
-                        f'Targets of shape {tuple(token_target.shape)} do not fit scores of shape '
+                        f'Targets of shape {tuple(target.shape)} do not fit scores of shape '
                         f'{tuple(token_scores.shape)} (B, h, w, num_classes): set token_size of '
                         "TokenLabelDataPreprocessor to twice the backbone's patch_size, and its "
                         'num_classes to those of the head.')
-                loss = soft_cross_entropy(token_scores, token_target)
+                token_scores, target = token_scores.float(), target.flatten(0, 2)
             else:
                 target = self._target(data_samples)
-                num_tokens = token_scores[0, ..., 0].numel()
-                loss = self.loss_module(
-                    token_scores.flatten(0, 2), target.repeat_interleave(num_tokens, dim=0),
-                    **kwargs)
+                target = target.repeat_interleave(token_scores[0, ..., 0].numel(), dim=0)
+            loss = self.loss_module(token_scores.flatten(0, 2), target, **kwargs)
             losses['loss_token'] = self.dense_weight * loss
         return losses
 
@@ -156,7 +155,7 @@ class VOLOHead(ClsHead):
         if share < 1:
             target = share * target + (1 - share) * target.flip(0)
         if self.class_target == 'token_label':
-            return soft_cross_entropy(scores, target)
+            scores = scores.float()
         return self.loss_module(scores, target, **kwargs)
 
     def _target(self, data_samples: Sequence[DataSample]) -> torch.Tensor:
@@ -165,16 +164,3 @@ class VOLOHead(ClsHead):
             return torch.stack([sample.gt_score for sample in data_samples]).float()
         labels = torch.cat([sample.gt_label for sample in data_samples])
         return F.one_hot(labels, self.num_classes).float()
-
-
-def soft_cross_entropy(scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of scores against probabilities.
-
-    Args:
-        scores (Tensor): Of shape (..., num_classes), before softmax.
-        target (Tensor): Of the same shape.
-
-    Returns:
-        Tensor: Of no dimensions.
-    """
-    return -(target * F.log_softmax(scores.float(), dim=-1)).sum(-1).mean()

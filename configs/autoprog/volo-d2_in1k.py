@@ -10,3 +10,8 @@ _base_ = './volo-d1_in1k.py'
 model = dict(backbone=dict(arch='d2', drop_path_rate=0.2), head=dict(in_channels=512))
 
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
+
+param_scheduler = [  # from 1e-6, too
+    dict(_base_.param_scheduler[0], start_factor=1e-3),
+    *_base_.param_scheduler[1:],
+]

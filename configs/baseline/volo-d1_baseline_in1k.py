@@ -1,8 +1,8 @@
 # VOLO-D1 on ImageNet by the same recipe as ../autoprog/volo-d1_in1k.py, without
 # growth: the baseline to compare it with.
 #
-# Recipe:   VOLO (arXiv 2106.13112) for 100 epochs at batch 1024, on 8 GPUs,
-#           without token labels
+# Recipe:   VOLO (arXiv 2106.13112), 100 epochs and 10 of cool-down at batch 1024,
+#           on 8 GPUs, without token labels
 # Command:  tools/dist_train.sh configs/baseline/volo-d1_baseline_in1k.py 8
 # Time:     not measured
 # Top-1:    not measured

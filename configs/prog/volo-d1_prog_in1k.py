@@ -1,5 +1,5 @@
-# VOLO-D1 on ImageNet, grown by the manual schedule ("Prog"): four stages of
-# 25 epochs at depths 9, 12, 15, 18 and resolutions 128, 160, 192, 224.
+# VOLO-D1 on ImageNet, grown by the manual schedule ("Prog"): four stages at
+# depths 9, 12, 15, 18 and resolutions 128, 160, 192, 224.
 #
 # Paper:    AutoProg (arXiv 2203.14509)
 # Command:  tools/dist_train.sh configs/prog/volo-d1_prog_in1k.py 8

@@ -58,6 +58,8 @@ def played(schedulers, epochs, **kwargs):
     ([dict(type='LinearMomentum', start_factor=0.5, end=40, by_epoch=False)],
      dict(optimizer='SGD', momentum=0.9)),
     ([dict(type='ConstantLR', factor=0.3, end=3)], {}),
+    ([WARM_UP, dict(type='mmpretrain.CycleCosineLR', eta_min=0.001, begin=2, end=8, cooldown=2,
+                    convert_to_iter_based=True)], {}),
 ])
 def test_any_scheduler_gives_the_recipes_value_at_the_recipes_moment(schedulers, more):
     expected = played(schedulers, 8, **more)

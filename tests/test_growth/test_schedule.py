@@ -41,6 +41,23 @@ def test_epochs(num_stages, max_epochs, begins):
     assert [stage.end_epoch for stage in stages] == begins[1:] + [max_epochs]
 
 
+@pytest.mark.parametrize('num_stages, max_epochs, cooldown, begins', [
+    (4, 110, 10, [0, 25, 50, 75]),
+    (3, 9, 2, [0, 2, 4]),
+    (1, 7, 2, [0]),
+    (4, 14, 10, [0, 1, 2, 3]),
+])
+def test_the_last_stage_has_the_cooldown(num_stages, max_epochs, cooldown, begins):
+    stages = build(num_stages, max_epochs, cooldown_epochs=cooldown)
+    assert [stage.begin_epoch for stage in stages] == begins
+    assert [stage.end_epoch for stage in stages] == begins[1:] + [max_epochs]
+
+
+def test_stages_need_an_epoch_before_the_cooldown():
+    with pytest.raises(ValueError, match=r'\(4\) must not exceed max_epochs \(13 less 10 of cool'):
+        build(4, 13, cooldown_epochs=10)
+
+
 def test_single_stage_is_the_full_network():
     stage, = build(
         1,

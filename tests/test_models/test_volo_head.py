@@ -3,9 +3,12 @@
 import autoprog_mm  # noqa: F401  (before timm, which imports torchvision)
 
 # isort: split
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from timm.models.volo import VOLO
@@ -212,19 +215,58 @@ def test_label_smoothing(share, num_classes):
         assert losses['loss_token'].item() == pytest.approx(0.5 * expected, rel=1e-5)
 
 
-def test_label_maps_are_not_smoothed():
+@pytest.mark.parametrize('share', [1., 0.75])
+@pytest.mark.parametrize('class_target, targets', [
+    ('token_label', SOFT), ('label', [one_hot(label) for label in LABELS])])
+def test_label_maps_are_smoothed_too(share, class_target, targets):
     loss = dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original')
-    dense = dense_targets()
-    data = samples(None, dense, SOFT)
-    losses = head(loss=loss, class_target='token_label').loss(features(), data)
-    expected = np.mean([cross_entropy(SCORES[i], SOFT[i]) for i in range(3)])
+    dense, targets = dense_targets(), np.array(targets)
+    losses = head(loss=loss, class_target=class_target).loss(
+        features(share), samples(None, dense, SOFT))
+    expected = np.mean([
+        cross_entropy(SCORES[i], smoothed(share * targets[i] + (1 - share) * targets[2 - i]))
+        for i in range(3)
+    ])
     assert losses['loss_class'].item() == pytest.approx(expected, rel=1e-5)
-    expected = mean_token_loss(lambda sample, row, column: dense[sample][row][column])
+    expected = mean_token_loss(lambda sample, row, column: smoothed(dense[sample][row][column]))
     assert losses['loss_token'].item() == pytest.approx(0.5 * expected, rel=1e-5)
-    # Only the class token's own labels are.
-    losses = head(loss=loss).loss(features(), data)
-    expected = np.mean([cross_entropy(SCORES[i], smoothed(one_hot(LABELS[i]))) for i in range(3)])
-    assert losses['loss_class'].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_loss_weight_and_kwargs_reach_the_loss_of_label_maps():
+    loss, data = dict(type='CrossEntropyLoss', use_soft=True, loss_weight=3.), samples(
+        None, dense_targets(), SOFT)
+    plain, heavy = (head(class_target='token_label', **more).loss(features(), data)
+                    for more in ({}, dict(loss=loss)))
+    for name, value in plain.items():
+        assert heavy[name].item() == pytest.approx(3 * value.item())
+    total = head(class_target='token_label').loss(features(), data, reduction_override='sum')
+    assert total['loss_class'].item() == pytest.approx(3 * plain['loss_class'].item())
+    assert total['loss_token'].item() == pytest.approx(12 * plain['loss_token'].item())
+
+
+def test_targets_of_the_shipped_config():
+    """What the gradient says that it trains on: the TokenLabeling release's, but for 1e-4."""
+    cfg = Config.fromfile(
+        Path(__file__).parents[2] / 'configs/_base_/models/volo-d1_tokenlabel.py').model.head
+    module = MODELS.build(dict(cfg, in_channels=2))
+    sure = torch.full((1000, ), 0.007 / 999)
+    sure[7] = 0.993
+    sample = DataSample()
+    sample.set_field(sure, 'token_class_score')
+    sample.set_field(sure.expand(2, 2, -1), 'token_score')
+    for parameter in module.parameters():
+        torch.nn.init.zeros_(parameter)
+    losses = module.loss(
+        (VOLOFeatures(torch.ones(1, 2), torch.ones(1, 2, 2, 2), 1.), ), [sample])
+    (losses['loss_class'] + losses['loss_token']).backward()
+    off = 0.1 / 1000
+    theirs = sure * (1 - 0.1 + off) + off  # which add up to 1.0001
+    for linear, weight in ((module.head, 1), (module.aux_head, 0.5)):
+        # The gradient of scores is softmax less target, and all softmaxes are even.
+        target = 1 / 1000 - linear.bias.grad / weight
+        assert target.max().item() == pytest.approx(0.993 * 0.9 + 0.0001, abs=1e-6)  # 0.894
+        assert target.sum().item() == pytest.approx(1, abs=1e-5)
+        torch.testing.assert_close(target, theirs, rtol=0, atol=1.1e-4)
 
 
 def test_loss_weight_and_kwargs_reach_the_loss():
