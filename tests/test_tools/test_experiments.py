@@ -43,6 +43,11 @@ OLD_RESULTS = {'cifar10_cpu', 'mnist5k'}
 SMALLEST = dict(mnist5k=Subnet(3, 16), volo_micro=Subnet(3, 24), cifar10=Subnet(5, 12),
                 cifar10_cpu=Subnet(5, 12), cifar10_new=Subnet(5, 12), cifar10_long=Subnet(5, 12),
                 cifar10_tuning=Subnet(5, 12))
+# Of the suite below, two of four epochs at 2x16, the others at 4x32. Multiply-adds by hand,
+# with 4 and 16 patches of 3 * 8 * 8 numbers, a class token, and layers of 2048 weights:
+#    4 * 192 * 16 + 2 * ( 5 * 2048 + 2 *  5**2 * 16) =  34368
+#   16 * 192 * 16 + 4 * (17 * 2048 + 2 * 17**2 * 16) = 225408
+COMPUTE = dict(baseline=1., prog=(2 * 34368 + 2 * 225408) / (4 * 225408))
 SUITE = '''
 base = './base.py'
 seeds = [3, 4]
@@ -123,6 +128,7 @@ def test_suite_is_stopped_resumed_and_collected(stopped, forked_runs):
         assert record['run']['dataset'].pop('data_root')  # a path of this machine
         assert row['record'] == record and record['finished']
         assert row['train_seconds'] == record['train_seconds'] > 0
+        assert row['compute'] == pytest.approx(COMPUTE[name])
         assert record['run']['seed'] == 3 and record['run']['epochs'] == 4
         # The last validation's top-1 is of the final momentum weights: 16 images.
         log = (runs / name / 'seed3' / 'log.txt').read_text()
