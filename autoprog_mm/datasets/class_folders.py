@@ -1,6 +1,6 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 import os.path as osp
-from typing import List, Optional, Sequence
+from typing import List, Optional, Sequence, Union
 
 import cv2
 from mmcv.transforms import LoadImageFromFile
@@ -26,8 +26,9 @@ class ClassFolders(BaseDataset):
             their labels, of which the folder may lack some. Defaults to None,
             the class folders in order of their names.
         pipeline (Sequence): As mmpretrain's datasets.
-        max_per_class (int, optional): How many images of a class are used at
-            most. Defaults to None, all.
+        max_per_class (int | Sequence[int], optional): How many images of a
+            class are used at most; a pair (begin, end) leaves out the first
+            ``begin``. Defaults to None, all.
         in_memory (bool): Whether images are read when the dataset is built,
             and kept: for small ones, whose files take longer to open than to
             use. The pipeline then begins without ``LoadImageFromFile``.
@@ -45,7 +46,7 @@ class ClassFolders(BaseDataset):
                  val_share: float = 0.1,
                  classes: Optional[Sequence[str]] = None,
                  pipeline: Sequence = (),
-                 max_per_class: Optional[int] = None,
+                 max_per_class: Union[int, Sequence[int], None] = None,
                  in_memory: bool = False,
                  **kwargs) -> None:
         self.split = split

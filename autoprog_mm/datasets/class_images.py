@@ -5,7 +5,7 @@ import os.path as osp
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Dict, List, Optional, Sequence, Set, Tuple
+from typing import Dict, List, Sequence, Set, Tuple, Union
 
 from ..utils.checks import check_int, check_number
 from ..utils.errors import UserError
@@ -52,7 +52,7 @@ class ClassImages:
 def find_images(root: str,
                 split: str,
                 val_share: float = 0.1,
-                max_per_class: Optional[int] = None) -> ClassImages:
+                max_per_class: Union[int, Sequence[int], None] = None) -> ClassImages:
     """Find the images of a split in a folder.
 
     The folder has either ``train/`` and ``val/`` (or ``valid/``,
@@ -72,9 +72,11 @@ def find_images(root: str,
         val_share (float): Share of each class to hold out, in (0, 1]; at least
             one image of a class is held out, and with less than 1 at least one
             isn't. Defaults to 0.1.
-        max_per_class (int, optional): How many images of a class are used at
-            most; which, is a function of their names, too. Defaults to None,
-            all.
+        max_per_class (int | Sequence[int], optional): How many images of a
+            class are used at most; which, is a function of their names, too.
+            A pair (begin, end) leaves out the ``begin`` ones that come first:
+            ``500`` and ``(500, 1500)`` have no image in common. Defaults to
+            None, all.
 
     Returns:
         ClassImages: The images.
@@ -196,11 +198,25 @@ def _hold_out(images: ClassImages, split: str, share: float) -> None:
         images.files[name] = [file for file in files if (file in held_out) == (split != 'train')]
 
 
-def _limit(images: ClassImages, most: int) -> None:
+def _limit(images: ClassImages, most: Union[int, Sequence[int]]) -> None:
     """Keep so many images of each class."""
-    check_int('max_per_class', most, optional=True)
+    begin = 0
+    if isinstance(most, Sequence):
+        if isinstance(most, str) or len(most) != 2:
+            raise UserError('max_per_class must be an int, or a pair (begin, end) of ints, but got '
+                            f'{most!r}.')
+        begin, most = most
+        check_int('max_per_class[0]', begin, least=0)
+        check_int('max_per_class[1]', most, least=begin + 1)
+    else:
+        check_int('max_per_class', most, optional=True)
+    few = [name for name, files in images.files.items() if len(files) <= begin]
+    if few:
+        raise UserError(
+            f'max_per_class leaves out the first {begin} images of each class, but in '
+            f'{images.folder!r} are no more than that of {listed(few)}. Lower its first number.')
     for name, files in images.files.items():
-        images.files[name] = sorted(sorted(files, key=_digest)[:most])
+        images.files[name] = sorted(sorted(files, key=_digest)[begin:most])
 
 
 def _digest(file: str) -> bytes:

@@ -1,71 +1,38 @@
-# Two to five minutes a run on a CPU: DeiT-micro on 5,000 MNIST digits, the demo's
+# One to five minutes a run on a CPU: DeiT-micro on 5,000 MNIST digits, the demo's
 # recipe.
 #
 # Command:  python tools/experiments/run.py configs/experiments/mnist5k.py --jobs 2
 # Figures:  in docs/results.md
 about = 'DeiT-micro on MNIST5k: 3,500 images to train, 1,500 to test, 24 epochs'
 base = '../baseline/deit-micro_baseline_mnist5k.py'
-# Recipe and schedule were chosen on seeds 0 to 2 and 10, so none is among these. How
-# a search failed with these led to the bounds of _search, which were tried on 0 and 1.
-seeds = [11, 12, 13, 14, 15]
+# Whatever was chosen was chosen on others.
+seeds = [20, 21, 22, 23, 24]
 # Only the final weights count. Images are made in the process that trains, since
 # a run may have one core only.
 options = {'train_cfg.val_interval': 24, 'train_dataloader.num_workers': 0}
 
-
-# An initial scale of 0.4 gives the same four stages as 0.5 here.
-def _hook(depth=0.5, resolution=0.5, num_stages=4, search=None):
-    return dict(
-        num_stages=num_stages,
-        initial_scale=dict(depth=depth, resolution=resolution),
+# What growth is in all arms.
+_grown = dict(
+    hook=dict(
+        num_stages=4,
+        initial_scale=dict(depth=0.5, resolution=0.5),
         resolution_divisor=8,
-        search=search)
+        search=None,
+        budget='flops'),
+    optim_wrapper=dict(growth=dict(type='IdentityInit')))
+_full = dict(hook=dict(num_stages=1, search=None, budget='flops'))
 
+# 'growth 2' takes half of the multiply-adds of 'full', which is the whole recipe, and
+# 'full 2' is the full network for as long.
+arms = {'full': dict()}
+for _name, _arm in (('full', _full), ('growth', _grown)):
+    for _speedup in (2, 3.5):
+        arms[f'{_name} {_speedup}'] = dict(_arm, hook=dict(_arm['hook'], speedup=_speedup))
+# Searches within the same budgets belong here, such as 'search 2'.
 
-# As deep and as large as the manual schedule, or more where that pays: between
-# two and four candidates, and none in the first stage. Of two no trend is fitted,
-# so w is min_w.
-_search = dict(
-    type='OneShotSearch', epochs=1, eval_batches=8, evals=(1, 1), cost='flops',
-    first_stage=1, max_lag=0, reduction='last', min_w=0.05)
-_far = dict(
-    type='OneShotSearch', epochs=1, eval_batches=4, evals=(2, 2), cost='flops', max_lag=1)
-_identity = dict(growth=dict(type='IdentityInit'))
-
-arms = {
-    'baseline': dict(),
-    'prog 0.5': dict(hook=_hook()),
-    'autoprog 0.5': dict(hook=_hook(search=_search), optim_wrapper=_identity),
-    'autoprog 0.5, max_lag=1': dict(hook=_hook(search=_far)),
-    # What follows is 'prog 0.5' with one thing changed.
-    'RandomInit': dict(hook=_hook(), optim_wrapper=dict(growth=dict(type='RandomInit'))),
-    'Stacking': dict(hook=_hook(), optim_wrapper=dict(growth=dict(type='Stacking'))),
-    'Interpolation': dict(hook=_hook(), optim_wrapper=dict(growth=dict(type='Interpolation'))),
-    'IdentityInit': dict(hook=_hook(), optim_wrapper=_identity),
-    'reset': dict(hook=_hook(), optim_wrapper=dict(optimizer_state='reset')),
-    'decays 0.9, 0.97': dict(hook=_hook(), optim_wrapper=dict(ema_decays=(0.9, 0.97))),
-    'decays 0.99, 0.997': dict(hook=_hook(), optim_wrapper=dict(ema_decays=(0.99, 0.997))),
-    'depth only': dict(hook=_hook(resolution=1.)),
-    'resolution only': dict(hook=_hook(depth=1.)),
-    '2 stages': dict(hook=_hook(num_stages=2)),
-    '3 stages': dict(hook=_hook(num_stages=3)),
-    '8 stages': dict(hook=_hook(num_stages=8)),
-}
-
-_operators = ['RandomInit', 'Stacking', 'Interpolation', 'IdentityInit']
 tables = [
-    dict(name='main', arms=['baseline', 'autoprog 0.5', 'IdentityInit', 'prog 0.5',
-                            'autoprog 0.5, max_lag=1']),
-    dict(name='search', kind='choices', arms=['autoprog 0.5', 'autoprog 0.5, max_lag=1']),
-    dict(name='search-against-manual', arms=['IdentityInit', 'autoprog 0.5']),
-    dict(name='older-search-against-manual', arms=['prog 0.5', 'autoprog 0.5, max_lag=1']),
-    dict(name='ledger', kind='ledger', arms=['baseline', 'IdentityInit', 'autoprog 0.5']),
-    dict(name='operators', arms=['prog 0.5', *_operators]),
-    dict(name='optimizer-state', arms=['prog 0.5', 'reset']),
-    dict(name='decays', arms=['prog 0.5', 'decays 0.9, 0.97', 'decays 0.99, 0.997']),
-    dict(name='where', arms=['baseline', 'prog 0.5', 'depth only', 'resolution only']),
-    dict(name='stages', arms=['prog 0.5', '2 stages', '3 stages', '8 stages']),
-    dict(name='ema', kind='weights', arms=['baseline', 'prog 0.5', 'Interpolation']),
+    dict(name='main', arms=['full', 'growth 2', 'growth 3.5']),
+    dict(name='ledger', kind='ledger', arms=['full', 'full 3.5', 'growth 3.5']),
 ]
 
-del _hook, _search, _far, _identity, _operators
+del _grown, _full, _name, _arm, _speedup

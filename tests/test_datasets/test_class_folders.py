@@ -54,6 +54,35 @@ class TestDataset:
         with pytest.raises(ValueError, match='max_per_class must be an int of at least 1 or None'):
             ClassFolders(data_root=str(tmp_path), split='train', max_per_class=0)
 
+    def test_others_of_a_class(self, tmp_path):
+        """A pair goes on, in the same order, where a number ends."""
+        write(tmp_path, *names('train/dog', 9), *names('train/cat', 5), *names('val/dog', 1),
+              *names('val/cat', 1))
+        ranked = {name: sorted(names(name, count), key=lambda file: hashlib.sha256(
+            file.encode()).hexdigest()) for name, count in (('dog', 9), ('cat', 5))}
+        for pair in ((4, 7), [4, 7]):  # as a config has it, and --cfg-options
+            files = find_images(str(tmp_path), 'train', max_per_class=pair).files
+            assert files == {name: sorted(ranked[name][4:7]) for name in ('cat', 'dog')}
+        assert find_images(str(tmp_path), 'train', max_per_class=(0, 2)).files == \
+            find_images(str(tmp_path), 'train', max_per_class=2).files
+        dataset = ClassFolders(data_root=str(tmp_path), split='train', max_per_class=(4, 7))
+        assert list(dataset.get_gt_labels()) == [0, 1, 1, 1]
+
+    @pytest.mark.parametrize('pair, message', [
+        ((2, 2), r'max_per_class\[1\] must be an int of at least 3, but got 2'),
+        ((-1, 2), r'max_per_class\[0\] must be an int of at least 0, but got -1'),
+        ((1.5, 2), r'max_per_class\[0\] must be an int'),
+        ((1, 2, 3), r'a pair \(begin, end\) of ints, but got \(1, 2, 3\)'),
+        ('12', "a pair .* but got '12'"),
+        ((5, 8), "the first 5 images of each class, but in .*train' are no more than that of "
+                 "'cat'. Lower its first number"),
+    ])
+    def test_pairs_that_cannot_work(self, tmp_path, pair, message):
+        write(tmp_path, *names('train/dog', 9), *names('train/cat', 5), *names('val/dog', 1),
+              *names('val/cat', 1))
+        with pytest.raises(ValueError, match=message):
+            find_images(str(tmp_path), 'train', max_per_class=pair)
+
     def test_in_memory(self, tmp_path):
         """Samples are those of LoadImageFromFile, with no file left to read."""
         write(tmp_path, *names('train/dog', 2), *names('val/dog', 2))

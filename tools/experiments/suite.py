@@ -11,10 +11,11 @@ from mmengine.config import Config, ConfigDict
 from autoprog_mm.launch import read_config
 from autoprog_mm.utils import UserError
 
-# What an arm may set: how the network grows. Everything else is the suite's.
+# What an arm may set: how the network grows, and for how long. Everything else is the suite's.
 ARM_KEYS = {
     'base': None,
-    'hook': {'num_stages', 'initial_scale', 'resolution_divisor', 'regularization', 'search'},
+    'hook': {'num_stages', 'initial_scale', 'resolution_divisor', 'regularization', 'search',
+             'speedup', 'stage_shares', 'budget'},
     'optim_wrapper': {'growth', 'optimizer_state', 'ema_decays'},
 }
 SUITE_KEYS = {'base', 'seeds', 'arms', 'tables', 'options', 'about'}

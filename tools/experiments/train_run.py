@@ -13,10 +13,12 @@ import time
 sys.path.insert(0, osp.join(osp.dirname(osp.realpath(__file__)), '..', '..'))
 
 import torch
+from compute import spent_compute
 from folder import CONFIG, RESULT, STARTED
 from mmengine.fileio import load
 from mmengine.runner import Runner
 
+from autoprog_mm.engine.hooks import AutoProgHook
 from autoprog_mm.launch import (
     build_runner,
     check_datasets,
@@ -57,11 +59,14 @@ def train_run(folder: str) -> None:
     record = load(osp.join(folder, RECORD_FILE))
     if not record['finished']:
         raise RuntimeError('The run was stopped before its last epoch.')
+    hook = next(hook for hook in runner.hooks if isinstance(hook, AutoProgHook))
+    compute = spent_compute(record, hook.parts.backbone.flops, hook.search)
     online = evaluate(runner)
     runner.optim_wrapper.swap_momentum()
     momentum = evaluate(runner)
     result = dict(
-        top1=momentum, top1_online=online, train_seconds=record['train_seconds'],
+        top1=momentum, top1_online=online, compute=compute,
+        train_seconds=record['train_seconds'],
         date=time.strftime('%Y-%m-%d', time.gmtime()), machine=machine(),
         **load(osp.join(folder, STARTED)), record=record)
     write_atomically(osp.join(folder, RESULT), json.dumps(result))
