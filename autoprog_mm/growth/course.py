@@ -169,11 +169,10 @@ class Course:
         if self._search is None:
             return
         before = [self.stages[0].subnet]
-        for stage, choices in zip(self.stages, stage_choices(self.stages, self._search.bounds)):
+        for stage, choices in zip(self.stages, stage_choices(self.stages)):
             share = self.budget * self._shares[stage.index] / sum(self._shares)
             for current in before:
-                candidates = stage_candidates(
-                    self.stages, stage.index, current, self._search.bounds)
+                candidates = stage_candidates(self.stages, stage.index, current)
                 if len(candidates) == 1:
                     continue
                 cost = self.search_cost(candidates) + max(self.costs[c] for c in candidates)

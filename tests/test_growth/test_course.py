@@ -5,7 +5,6 @@ import pytest
 
 from autoprog_mm.growth import (
     OneShotSearch,
-    SearchBounds,
     Subnet,
     build_schedule,
     stage_candidates,
@@ -25,7 +24,7 @@ def cost(subnet):
 def course(speedup, num_stages=4, epochs=100, scale=0.5, search=None, steps=50, **kwargs):
     stages = build_schedule(num_stages, max(epochs, num_stages), FULL,
                             dict(depth=scale, resolution=scale))
-    costs = {c: cost(c) for part in stage_choices(stages, SearchBounds()) for c in part}
+    costs = {c: cost(c) for part in stage_choices(stages) for c in part}
     costs.update((stage.subnet, cost(stage.subnet)) for stage in stages)
     return Course(stages, epochs, steps, speedup, costs=costs, search=search, **kwargs)
 
