@@ -172,7 +172,7 @@ def _describe(runner, hook: AutoProgHook, processes: int, dtype: Optional[torch.
     drawn = len(getattr(loader.batch_sampler, 'sampler', loader.sampler))
     steps = len(loader) if processes == 1 else _steps(
         drawn, processes, step_batch, loader.drop_last)
-    candidates = stage_choices(stages, search and search.bounds)
+    candidates = stage_choices(stages, search is not None)
     full = backbone.full_subnet
     limit = next((h.max_batch_per_step for h in runner.hooks if isinstance(h, MicroBatchHook)),
                  None)

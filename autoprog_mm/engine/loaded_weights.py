@@ -91,7 +91,7 @@ def check_loaded(parts: RunParts, stages: Sequence[Stage],
         return
     loaded = _slots(backbone.loaded_slots)
     first = Subnet.covering(stage_candidates(
-        stages, 0, backbone.full_subnet, search and search.bounds))
+        stages, 0, backbone.full_subnet, search is not None))
     used = _slots(backbone.slots_at(first.depth))  # as they were loaded
     later = _slots(backbone.slots_at(stages[-1].subnet.depth))
     if not operator.overwrites:

@@ -103,6 +103,11 @@ def find_state(checkpoint: dict, runner, budget: RunBudget) -> dict:
             f'The checkpoint has AutoProg state of schema {state["schema"]}; this version '
             f'reads schema {SCHEMA}. Resume with the version that it was made with, or '
             'use load_from without resume to start from its weights.')
+    if 'max_lag' in (state['search'] or {}).get('settings', ()):
+        raise UserError(
+            'The checkpoint is of an older search, which compared other subnets by other losses, '
+            'and cannot go on by these. Resume with the version that it was made with, or use '
+            'load_from without resume to start from its weights.')
     own, weights = unwrap(runner.model).state_dict(), checkpoint['state_dict']
     for each in (own, weights):  # of which the state knows more
         each.pop(SAVED_IN_MODEL, None)

@@ -106,7 +106,7 @@ class RunBudget:
                 'AutoProgHook changes. Use val_interval, which counts those of the recipe, or '
                 'speedup=None.')
         subnets = {stage.subnet for stage in stages}.union(
-            *stage_choices(stages, search and search.bounds))
+            *stage_choices(stages, search is not None))
         costs = {Subnet(*subnet): cost for *subnet, cost in state['costs']} if state else \
             self._measure(runner, parts, sorted(subnets, key=parts.backbone.flops))
         if not subnets <= costs.keys():

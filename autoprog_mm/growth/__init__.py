@@ -10,14 +10,14 @@ from .operators import (
     Stacking,
 )
 from .schedule import Stage, build_schedule, round_to
-from .scoring import SearchBounds, choose, evaluation_steps, stage_candidates, stage_choices
+from .scoring import choose, evaluation_steps, stage_candidates, stage_choices
 from .search import OneShotSearch
 from .slots import growth_sources, slot_order
 from .subnet import Subnet
 
 __all__ = [
     'GroupGrowth', 'Growth', 'GrowthOperator', 'IdentityInit', 'Interpolation', 'Keep', 'MoGrow',
-    'OneShotSearch', 'RandomInit', 'SearchBounds', 'Stacking', 'Stage', 'Subnet', 'build_schedule',
+    'OneShotSearch', 'RandomInit', 'Stacking', 'Stage', 'Subnet', 'build_schedule',
     'choose', 'evaluation_steps', 'grow', 'growth_sources', 'round_to', 'slot_order',
     'stage_candidates', 'stage_choices'
 ]

@@ -53,6 +53,7 @@ class Course:
         self._shares = [1.] * len(stages) if shares is None else list(shares)
         self._search = search
         self._spent: List[Spending] = []  # and what the search under way is going to
+        self._least: List[float] = []  # of each stage with its search, whatever is chosen
         if speedup is None:
             self.timeline = Timeline([Spending(0, stages[-1].end_epoch, 1.)], epochs)
             return
@@ -146,6 +147,13 @@ class Course:
         shares[0] = max(0., shares[0] - in_stage)
         # Rounding may have left too little for an epoch each.
         lengths = divide_budget(max(self.budget - spent, sum(costs)), costs, shares)
+        if choice is not None and index < len(self.stages) - 2 and self._search is not None:
+            # The searches to come must be paid, too. Before the last stage there are none.
+            left = self.budget - spent - sum(self._least[index + 1:])
+            most = max(1, int(left / costs[0] + 1e-9))
+            if lengths[0] > most:
+                left = max(self.budget - spent - most * costs[0], sum(costs[1:]))
+                lengths = [most, *divide_budget(left, costs[1:], shares[1:])]
         searched = self._spent[-1].end_epoch - begin if in_stage else 0
         planned, at = [], begin
         for stage, length, cost in zip(self.stages[index:], lengths, costs):
@@ -168,20 +176,27 @@ class Course:
                 f'of the {len(rows)} stages. {way_out}')
         if self._search is None:
             return
-        before = [self.stages[0].subnet]
-        for stage, choices in zip(self.stages, stage_choices(self.stages, self._search.bounds)):
+        reachable = [[self.stages[0].subnet], *stage_choices(self.stages)]
+        ways = [[stage_candidates(self.stages, stage.index, current) for current in before]
+                for stage, before in zip(self.stages, reachable)]
+        self._least = [max(map(self._least_of, of_stage)) for of_stage in ways]
+        for stage, of_stage in zip(self.stages, ways):
             share = self.budget * self._shares[stage.index] / sum(self._shares)
-            for current in before:
-                candidates = stage_candidates(
-                    self.stages, stage.index, current, self._search.bounds)
+            # Others may need more than their own.
+            share = min(share, self.budget - sum(self._least) + self._least[stage.index])
+            for candidates in of_stage:
                 if len(candidates) == 1:
                     continue
-                cost = self.search_cost(candidates) + max(self.costs[c] for c in candidates)
-                if cost > share:
+                cost = self._least_of(candidates)
+                if cost > share + 1e-9:
                     raise UserError(
                         f'search.epochs ({self._search.epochs}) may need more than the budget of '
                         f'a stage: the search of stage {stage.index}, and an epoch of what it '
                         f'chooses, cost up to {cost:.3g} epochs of the full network, and the '
                         f'stage has {share:.3g}. Lower speedup or num_stages of AutoProgHook, or '
                         'set search=None.')
-            before = choices
+
+    def _least_of(self, candidates: Sequence[Subnet]) -> float:
+        """What a stage costs at least: its search, and an epoch of whatever is chosen."""
+        search = self.search_cost(candidates) if len(candidates) > 1 else 0.
+        return search + max(self.costs[candidate] for candidate in candidates)

@@ -1,7 +1,6 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """Which subnets a search compares, when it looks at them, and how it chooses."""
 import math
-from dataclasses import dataclass
 from typing import List, Optional, Sequence, Tuple
 
 from ..utils.errors import UserError
@@ -16,42 +15,24 @@ TIMED_STEPS = 5
 FORWARD_SHARE = 1 / 3
 
 
-@dataclass(frozen=True)
-class SearchBounds:
-    """How far searches may go from the manual schedule.
-
-    Args:
-        first_stage (int): The first stage that is searched, from 0; those
-            before it run their row of the schedule. Defaults to 0.
-        max_lag (int, optional): How many stages a run may be behind the
-            schedule. Defaults to None, any number.
-    """
-
-    first_stage: int = 0
-    max_lag: Optional[int] = None
-
-
 def stage_candidates(stages: Sequence[Stage],
                      index: int,
                      current: Subnet,
-                     bounds: Optional[SearchBounds] = SearchBounds()) -> List[Subnet]:
+                     searches: bool = True) -> List[Subnet]:
     """The subnets that the search of stage ``index`` compares.
 
     In stage 0 these are all pairs of the first, the middle and the last of
-    the schedule's distinct depths and resolutions. Later it is the current
-    value, so that not growing is a choice, with the next two distinct depths
-    and the next distinct resolution. Of these, a ``max_lag`` leaves out what
-    is shallower or smaller than the schedule was so many stages before; with
-    0, not growing is a choice only for a run that is ahead. A stage before
-    ``first_stage`` has its row of the schedule alone.
+    the schedule's distinct depths and resolutions. Later these are up to three
+    distinct depths, beginning with the next, each with the current resolution
+    and the next. So depth always grows until it is full, as in the authors'
+    code.
 
     Args:
         stages (Sequence[Stage]): The schedule.
         index (int): Which stage begins.
         current (Subnet): What ran until now; not looked at in stage 0.
-        bounds (SearchBounds | None): How far to go from the schedule; with
-            None nothing is searched, and each stage has its row. Defaults to
-            any distance, from the first stage on.
+        searches (bool): Whether the run searches; if not, each stage has its
+            row of the schedule. Defaults to True.
 
     Returns:
         list[Subnet]: The candidates, shallow and small ones first. A single
@@ -59,29 +40,24 @@ def stage_candidates(stages: Sequence[Stage],
     """
     depths = sorted({stage.subnet.depth for stage in stages})
     resolutions = sorted({stage.subnet.resolution for stage in stages})
-    if bounds is None or index < bounds.first_stage or index == len(stages) - 1:
+    if not searches or index == len(stages) - 1:
         return [stages[index].subnet]
     if index == 0:
         depths = sorted({depths[0], depths[len(depths) // 2], depths[-1]})
         resolutions = sorted({resolutions[0], resolutions[len(resolutions) // 2], resolutions[-1]})
     else:
-        depths = [current.depth] + [d for d in depths if d > current.depth][:2]
+        depths = [d for d in depths if d > current.depth][:3] or [current.depth]
         resolutions = ([current.resolution] +
                        [r for r in resolutions if r > current.resolution][:1])
-    if bounds.max_lag is not None:
-        least = stages[max(0, index - bounds.max_lag)].subnet
-        depths = [depth for depth in depths if depth >= least.depth]
-        resolutions = [size for size in resolutions if size >= least.resolution]
     return [Subnet(depth, resolution) for depth in depths for resolution in resolutions]
 
 
-def stage_choices(stages: Sequence[Stage],
-                  bounds: Optional[SearchBounds]) -> List[List[Subnet]]:
+def stage_choices(stages: Sequence[Stage], searches: bool = True) -> List[List[Subnet]]:
     """What each stage may run, whatever was chosen before it.
 
     Args:
         stages (Sequence[Stage]): The schedule.
-        bounds (SearchBounds | None): See :func:`stage_candidates`.
+        searches (bool): See :func:`stage_candidates`. Defaults to True.
 
     Returns:
         list[list[Subnet]]: For each stage, shallow and small ones first.
@@ -89,7 +65,7 @@ def stage_choices(stages: Sequence[Stage],
     choices, before = [], [stages[0].subnet]
     for stage in stages:
         before = sorted({c for current in before
-                         for c in stage_candidates(stages, stage.index, current, bounds)},
+                         for c in stage_candidates(stages, stage.index, current, searches)},
                         key=lambda s: (s.depth, s.resolution))
         choices.append(before)
     return choices
@@ -126,7 +102,7 @@ def search_passes(search, num_steps: int, epoch: int = 0, steps: int = 0) -> flo
         for at in evaluation_steps(num_steps, search.evals[min(e, 1)])
         if e > epoch or at > steps)
     if epoch == steps == 0:
-        evaluations += 1  # the one at the start
+        evaluations += 1  # the one at the start; later epochs begin with the last one's end
     passes = evaluations * min(search.eval_batches, num_steps) * FORWARD_SHARE
     return passes + (1 + TIMED_STEPS if search.cost == 'time' else 0)  # one warms up
 
@@ -153,12 +129,11 @@ def fit_exponent(costs: Sequence[float], losses: Sequence[float]) -> Optional[fl
 
 def choose(times: Sequence[float],
            losses: Sequence[float],
-           fallback_w: float = 0.,
-           min_w: float = 0.) -> Tuple[int, float]:
+           fallback_w: float = 0.) -> Tuple[int, float]:
     """Choose the candidate that is furthest below the trend of loss over cost.
 
-    Fits ``L = a * T ** -w`` by least squares in log space, w clipped at
-    ``min_w``, and takes the least ``L * T ** w`` (AutoProg paper, section 3.4).
+    Fits ``L = a * T ** -w`` by least squares in log space, w clipped at 0,
+    and takes the least ``L * T ** w`` (AutoProg paper, section 3.4).
 
     Args:
         times (Sequence[float]): Cost T of each candidate, above 0, any unit.
@@ -167,8 +142,6 @@ def choose(times: Sequence[float],
         fallback_w (float): The exponent to use where a fit isn't possible,
             with fewer than three finite candidates or fewer than two costs.
             Defaults to 0, which trades no accuracy for speed.
-        min_w (float): The least exponent, of a fit and of ``fallback_w``.
-            Defaults to 0.
 
     Returns:
         tuple[int, float]: Index of the choice, and w. Ties go to the cheaper.
@@ -192,9 +165,9 @@ def choose(times: Sequence[float],
     # A loss of exactly 0 has no logarithm; it is the best there can be.
     perfect = [i for i in finite if losses[i] <= 0]
     if perfect:
-        return min(perfect, key=lambda i: times[i]), max(min_w, fallback_w)
+        return min(perfect, key=lambda i: times[i]), fallback_w
     fitted = fit_exponent([times[i] for i in finite], [losses[i] for i in finite])
-    w = max(min_w, fallback_w if fitted is None else fitted)
+    w = fallback_w if fitted is None else fitted
     score = {i: math.log(losses[i]) + w * math.log(times[i]) for i in finite}
     least = min(score.values())
     ties = [i for i in finite if score[i] - least <= _TIE]

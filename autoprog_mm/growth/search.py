@@ -6,15 +6,14 @@ import torch.nn as nn
 from mmengine.dist import broadcast_object_list, get_rank
 from mmpretrain.registry import TASK_UTILS
 
-from ..utils.checks import check_int, check_number
+from ..utils.checks import check_int
 from ..utils.errors import UserError
 from .probe import labelled_batches, mean_losses, time_candidates
 from .schedule import Stage
-from .scoring import TIMED_STEPS, SearchBounds, candidate_rows, choose, evaluation_steps
+from .scoring import TIMED_STEPS, candidate_rows, choose, evaluation_steps
 from .subnet import Subnet
 
 COSTS = ('time', 'flops')
-REDUCTIONS = ('mean', 'last')
 
 
 @TASK_UTILS.register_module()
@@ -23,8 +22,9 @@ class OneShotSearch:
 
     For ``epochs`` epochs each step trains a candidate drawn at random, all
     ranks the same one. Their losses on the same training batches are measured
-    now and then with the first momentum copy, and the candidate furthest below
-    the trend of loss over cost wins (AutoProg paper, section 3.4).
+    now and then with the first momentum copy. Of each candidate the mean over
+    the last of these epochs counts, its start included, and the one furthest
+    below the trend of loss over cost wins (AutoProg paper, section 3.4).
 
     Args:
         epochs (int): Epochs of supernet training at the start of each stage
@@ -32,43 +32,21 @@ class OneShotSearch:
         eval_batches (int): Training batches that candidates are scored on, per
             rank; at most one epoch's worth. Defaults to 50.
         evals (Sequence[int]): How often to score in the first epoch and in
-            each later one, besides the one at the start. Defaults to (1, 4).
+            each later one, evenly, the last time at its end; besides once at
+            the start. Defaults to (1, 4).
         cost (str): ``'time'``, the median time of a forward and backward step
             on rank 0, or ``'flops'``, which is the same in every run.
             Defaults to ``'time'``.
-        max_lag (int, optional): How many stages a choice may be behind the
-            manual schedule. A search sees what learns fastest in a few steps,
-            which favours what is small, and not that the rest is to be grown
-            in the last stage then. Defaults to None, any number, as in the
-            paper.
-        first_stage (int): The first stage that is searched, from 0. Those
-            before it run their row of the manual schedule, so that what wakes
-            up later has trained layers to copy. Defaults to 0, as in the
-            paper.
-        reduction (str): How a candidate's losses become one: their
-            ``'mean'``, as in the paper, which favours what has been trained
-            already, or the ``'last'``. Defaults to ``'mean'``.
-        min_w (float): The least exponent w of the trend, in [0, 1]. With
-            0.05, twice the cost must bring at least 3.4 % less loss. In short
-            searches the trend drowns in noise, w is 0, and any cost is paid
-            for the least loss. With two candidates, of which no trend can be
-            fitted, w is this or an earlier search's, whichever is larger.
-            Defaults to 0., as in the paper.
 
     Raises:
-        ValueError: For a number out of its range, an unknown cost or an
-            unknown reduction.
+        ValueError: For a number out of its range, or an unknown cost.
     """
 
     def __init__(self,
                  epochs: int = 2,
                  eval_batches: int = 50,
                  evals: Sequence[int] = (1, 4),
-                 cost: str = 'time',
-                 max_lag: Optional[int] = None,
-                 first_stage: int = 0,
-                 reduction: str = 'mean',
-                 min_w: float = 0.) -> None:
+                 cost: str = 'time') -> None:
         if not isinstance(evals, Sequence) or isinstance(evals, str) or len(evals) != 2:
             raise UserError(
                 f'search.evals must be two ints, evaluations in the first and in each later '
@@ -77,16 +55,9 @@ class OneShotSearch:
         check_int('search.eval_batches', eval_batches)
         check_int('search.evals[0]', evals[0])
         check_int('search.evals[1]', evals[1])
-        check_int('search.max_lag', max_lag, least=0, optional=True)
-        check_int('search.first_stage', first_stage, least=0)
-        check_number('search.min_w', min_w, high=1.)
-        for name, value, known in (('cost', cost, COSTS), ('reduction', reduction, REDUCTIONS)):
-            if value not in known:
-                raise UserError(f'search.{name} must be one of {known}, but got {value!r}.')
+        if cost not in COSTS:
+            raise UserError(f'search.cost must be one of {COSTS}, but got {cost!r}.')
         self.epochs = epochs
-        self.bounds = SearchBounds(first_stage, max_lag)
-        self.min_w = min_w
-        self.reduction = reduction
         self.eval_batches = eval_batches
         self.evals = tuple(evals)
         self.cost = cost
@@ -106,13 +77,7 @@ class OneShotSearch:
         Args:
             stages (Sequence[Stage]): The schedule.
         """
-        first = self.bounds.first_stage
-        if first >= len(stages) - 1:
-            raise UserError(
-                f'search.first_stage ({first}) must be below {len(stages) - 1}: stages count '
-                f'from 0, and the last of the {len(stages)} has nothing to search. Lower it, or '
-                'set search=None.')
-        for stage in stages[first:-1]:
+        for stage in stages[:-1]:
             length = stage.end_epoch - stage.begin_epoch
             if self.epochs > length:
                 raise UserError(
@@ -145,6 +110,8 @@ class OneShotSearch:
             draw (Callable): Gives as many scoring batches as it is told.
         """
         self.hold_batches(draw)
+        # A later epoch begins with the losses of the last one's end: weights and images are the
+        # same. What is resumed has begun already.
         if not self.losses[0]:
             self.evaluate(model, optim_wrapper)
         self._due = evaluation_steps(num_steps, self.evals[min(epoch, 1)])
@@ -209,7 +176,7 @@ class OneShotSearch:
             state (dict): From :meth:`state_dict`.
 
         Raises:
-            ValueError: If it was made with other settings.
+            UserError: If it was made with other settings.
         """
         if state['settings'] != self._settings():
             raise UserError(
@@ -225,11 +192,7 @@ class OneShotSearch:
             epochs=self.epochs,
             eval_batches=self.eval_batches,
             evals=list(self.evals),
-            cost=self.cost,
-            max_lag=self.bounds.max_lag,
-            first_stage=self.bounds.first_stage,
-            reduction=self.reduction,
-            min_w=self.min_w)
+            cost=self.cost)
 
     def hold_batches(self, draw: Callable[[int], Iterable[dict]]) -> None:
         """Draw the batches to score on, unless they are held already.
@@ -285,9 +248,9 @@ class OneShotSearch:
         flops = [model.backbone.flops(candidate) for candidate in self.candidates]
         times = None if self.cost == 'flops' else time_candidates(
             model, optim_wrapper, self.candidates, self._batches[0], TIMED_STEPS, self.num_parts)
-        losses = [history[-1] if self.reduction == 'last' else sum(history) / len(history)
-                  for history in self.losses]
-        index, self.w = choose(times or flops, losses, self.w, self.min_w)
+        counted = 1 + len(self._due)  # those of the last epoch, and of its start
+        losses = [sum(history[-counted:]) / counted for history in self.losses]
+        index, self.w = choose(times or flops, losses, self.w)
         decision = [(index, self.w)]
         broadcast_object_list(decision)
         if decision[0] != (index, self.w):

@@ -31,7 +31,7 @@ class Forecast:
         steps_per_epoch (int): Training steps of an epoch.
         step (Callable): Seconds of a training step, of its subnet.
         search (OneShotSearch, optional): Only its settings ``epochs``,
-            ``evals``, ``eval_batches``, ``cost`` and ``bounds`` are read.
+            ``evals``, ``eval_batches`` and ``cost`` are read.
             Defaults to None, the manual schedule.
         own_work (bool): Whether to count what searches do besides training.
             Defaults to True.
@@ -91,7 +91,7 @@ class Forecast:
         stage = self.stages[index]
         # A budget's stages are planned with their rows, as `Course` does.
         candidates = [Subnet.covering([current, stage.subnet])] if self.budgeted else \
-            stage_candidates(self.stages, index, current, self.search and self.search.bounds)
+            stage_candidates(self.stages, index, current, self.search is not None)
         return self._stage(stage, candidates, stage.begin_epoch, 0)
 
     def _stage(self, stage: Stage, candidates: List[Subnet], epoch: int, steps: int) -> Range:

@@ -16,6 +16,7 @@ from mmpretrain.utils import load_json_log
 from autoprog_mm.engine import AutoProgLogProcessor
 from autoprog_mm.engine.logging.autoprog_log_processor import _text
 from autoprog_mm.growth import probe
+from autoprog_mm.growth import search as growth_search
 from autoprog_mm.planning.forecast import Range
 from tests.micro import micro_config, read_record, run
 
@@ -135,17 +136,18 @@ def manual(jpeg_root, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def searched(jpeg_root, tmp_path_factory):
-    """Three stages of an epoch of twelve steps, of 3, 4 and 4 slots; the shallow one is chosen."""
+    """Three stages of an epoch of twelve steps; the shallowest of 2, 3 and 4 slots is chosen."""
     folder = tmp_path_factory.mktemp('searched')
-    search = dict(type='OneShotSearch', epochs=1, eval_batches=2, evals=(1, 1), cost='flops',
-                  min_w=1.)
+    search = dict(type='OneShotSearch', epochs=1, eval_batches=2, evals=(1, 1), cost='flops')
     cfg = micro_config(
         jpeg_root, folder, search, train_cfg__max_epochs=3, train_cfg__val_interval=3,
         train_dataloader__batch_size=4, custom_hooks__0__num_stages=3,
-        custom_hooks__0__initial_scale=dict(depth=0.75, resolution=1.),
+        custom_hooks__0__initial_scale=dict(depth=0.5, resolution=1.),
         vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')])
     cfg.visualizer = dict(type='UniversalVisualizer', vis_backends=cfg.vis_backends)
-    return watched_run(folder, cfg)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(growth_search, 'choose', lambda costs, losses, w: (0, 0.25))
+        return watched_run(folder, cfg)
 
 
 def test_each_line_says_stage_and_subnet(manual):
@@ -266,7 +268,8 @@ def test_open_searches_give_a_range(searched):
     lines = read_lines(searched.folder)
     assert len(lines) == 3 * 6
     # Each step of a search draws its depth.
-    assert {depth for epoch, _, _, _, depth, _, _ in lines if epoch < 3} == {3, 4}
+    assert [{depth for epoch, _, _, _, depth, _, _ in lines if epoch == number}
+            for number in (1, 2, 3)] == [{2, 3, 4}, {3, 4}, {4}]
     rows = [row for row in read_scalars(searched.folder) if 'autoprog/stage' in row]
     # Of eleven steps of two candidates, one has had five.
     assert all('autoprog/eta_low' in row for row in rows if row['step'] > 10)
@@ -276,7 +279,7 @@ def test_open_searches_give_a_range(searched):
             # The third epoch is that of the full network, whatever was chosen.
             assert low < high if row['epoch'] == 1 else low == high
     record = read_record(searched.folder)
-    assert [stage['subnet']['depth'] for stage in record['stages']] == [3, 3, 4]
+    assert [stage['subnet']['depth'] for stage in record['stages']] == [2, 3, 4]
     assert len(re.findall(r'Search of stage \d, w = [\d.]+, [\d.]+ s besides training:',
                           read_log(searched.folder))) == 2
     check_tensorboard(searched.folder, record['stages'])
@@ -294,7 +297,7 @@ def check_tensorboard(work_dir, stages):
     chosen = [c for search in searches for c in search['candidates'] if c['chosen']]
     assert scalars('search_w') == pytest.approx([search['w'] for search in searches], rel=1e-5)
     assert scalars('search_loss') == pytest.approx([c['loss'] for c in chosen], rel=1e-5)
-    assert scalars('search_depth') == [3, 3] and scalars('search_resolution') == [32, 32]
+    assert scalars('search_depth') == [2, 3] and scalars('search_resolution') == [32, 32]
     growths = [stage['growth'] for stage in stages if stage['growth']]
     assert [event.step for event in events.Scalars('autoprog/growth_loss_after')] == [12, 24]
     for name in ('loss_before', 'loss_after'):

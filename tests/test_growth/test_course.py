@@ -5,7 +5,6 @@ import pytest
 
 from autoprog_mm.growth import (
     OneShotSearch,
-    SearchBounds,
     Subnet,
     build_schedule,
     stage_candidates,
@@ -25,7 +24,7 @@ def cost(subnet):
 def course(speedup, num_stages=4, epochs=100, scale=0.5, search=None, steps=50, **kwargs):
     stages = build_schedule(num_stages, max(epochs, num_stages), FULL,
                             dict(depth=scale, resolution=scale))
-    costs = {c: cost(c) for part in stage_choices(stages, SearchBounds()) for c in part}
+    costs = {c: cost(c) for part in stage_choices(stages) for c in part}
     costs.update((stage.subnet, cost(stage.subnet)) for stage in stages)
     return Course(stages, epochs, steps, speedup, costs=costs, search=search, **kwargs)
 
@@ -98,6 +97,69 @@ def test_a_search_takes_the_same_time_whatever_it_chooses(choose, search_cost):
         spent += lengths(run)[index] * cost(current)
     assert spent == pytest.approx(run.budget, abs=cost(FULL) / 2)
     assert run.timeline.total == pytest.approx(spent)
+
+
+def follow(run, choices):
+    """Run as the hook does; ``None`` if choices are left, or candidates of the next search."""
+    current, spent, choices = run.stages[0].subnet, 0., iter(choices)
+    for stage in list(run.stages):
+        candidates, free = stage_candidates(run.stages, stage.index, current), current
+        run.begin_stage(stage.index, candidates)
+        searched = run._search.epochs if len(candidates) > 1 else 0
+        current = next(choices, None) if searched else candidates[0]
+        if current is None:
+            return candidates, None
+        if searched:
+            spent += run.search_cost(candidates)
+            run.decide(stage.index, current)
+        epochs = lengths(run)[stage.index] - searched
+        assert epochs >= 1
+        spent += epochs * cost(current)
+    assert run.timeline.total == pytest.approx(spent)
+    return None, abs(spent - run.budget) / cost(free)
+
+
+@pytest.mark.parametrize('speedup, epochs, scale, shares, search', [
+    (3, 100, 0.5, None, dict(epochs=2, cost='time')),
+    (2.2, 60, 0.4, [1, 1, 1, 2], dict(epochs=1)),
+    (1, 40, 0.25, [4, 2, 1], dict(epochs=1)),
+    # Near to the largest speed-ups that work: what searches before it leave must do for the last.
+    (3.2, 40, 0.5, None, dict(epochs=2)),
+    (3.5, 24, 0.5, [1, 1, 0], dict(epochs=2)),
+    (2.3, 16, 0.5, [1, 1, 1, 0], dict(epochs=1)),
+    (2.1, 16, 0.5, [1, 1, 1, 0.2], dict(epochs=1)),
+])
+def test_the_promise_is_kept_whatever_is_chosen(speedup, epochs, scale, shares, search):
+    """By all ways to choose, to half an epoch of the last choice."""
+    search = OneShotSearch(**{**dict(eval_batches=5, evals=(1, 2), cost='flops'), **search})
+    ways, ends = [()], 0
+    while ways:
+        way = ways.pop()
+        run = course(speedup, num_stages=len(shares or range(4)), epochs=epochs, scale=scale,
+                     search=search, shares=shares)
+        candidates, off = follow(run, way)
+        if candidates is None:
+            ends += 1
+            assert off <= 0.5 + 1e-9, way
+        else:
+            assert any(c.depth == 12 for c in candidates)
+            ways += [(*way, candidate) for candidate in candidates]
+    assert ends >= 20
+
+
+@pytest.mark.parametrize('shares, works, refused', [(None, 27, 27.1), ([1, 0], 35, 35.2)])
+def test_a_search_is_paid_whatever_it_chooses(shares, works, refused):
+    """Of 6x224 and 12x224: an epoch of both costs 0.75, two scorings of 5 of 50 batches 0.1, and
+    an epoch of the dearest, as of the last stage, 1."""
+    search = OneShotSearch(epochs=1, eval_batches=5, evals=(1, 1), cost='flops')
+
+    def run_of(speedup):
+        stages = build_schedule(2, 100, FULL, dict(depth=0.5))
+        return Course(stages, 100, 50, speedup, shares, {Subnet(6, 224): 0.5, FULL: 1.}, search)
+
+    assert follow(run_of(works), [FULL])[1] <= 0.5
+    with pytest.raises(ValueError, match=r'search of stage 0.* cost up to 1\.85 epochs'):
+        run_of(refused)
 
 
 def test_the_share_that_is_spent_never_falls():

@@ -187,10 +187,11 @@ def test_without_a_fit(tmp_path, monkeypatch):
     page = build_page(read_run(write_run(tmp_path, stages=stages)))
     for number, says in enumerate((
             'After 1 epoch: the least loss wins, for there are too few candidates for a trend.',
-            'an earlier search, or <code>min_w</code>: here are too few candidates for a fit.',
+            'The exponent is of an earlier search: here are too few candidates for a fit.',
             'it does not fall with cost here (L = 2.5).',  # (10 * 1.25 ** 2) ** (1 / 3)
             'No candidate has a loss that can be drawn.',
-            'The exponent is <code>min_w</code>, for a fit gives 0.75 only.'), start=1):
+            # In the record of an older version, which had a least exponent.
+            'The exponent was set to no less, for a fit gives 0.75 only.'), start=1):
         part = page.split(f'<h3>Stage {number}</h3>')[1].partition('<h3>')[0]
         assert says in part
 

@@ -38,11 +38,10 @@ def main() -> None:
     stages, backbone = read_stages(cfg, model), model.backbone
     backbone.min_depth = stages[0].subnet.depth
     settings = cfg.custom_hooks[0].search
-    bounds = TASK_UTILS.build(settings).bounds
     searches = {}
     for stage in stages[:-1]:
         current = stages[max(0, stage.index - 1)].subnet
-        candidates = stage_candidates(stages, stage.index, current, bounds)
+        candidates = stage_candidates(stages, stage.index, current)
         if len(candidates) > 1:
             searches[stage.index] = TASK_UTILS.build(dict(settings, eval_batches=1))
             searches[stage.index].begin(candidates)

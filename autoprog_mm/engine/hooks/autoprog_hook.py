@@ -172,7 +172,7 @@ class AutoProgHook(Hook):
             check_ranks_agree(f'the weights with which stage {stage.index} begins',
                               fingerprint(list(parts.model.parameters())))
         candidates = stage_candidates(
-            self.stages, stage.index, current, self.search and self.search.bounds)
+            self.stages, stage.index, current, self.search is not None)
         self.budget.course.begin_stage(stage.index, candidates)
         stage = self.stages[stage.index]
         # While a search goes on, its deepest candidate is awake, and the

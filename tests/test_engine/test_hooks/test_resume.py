@@ -94,8 +94,7 @@ def test_a_search_is_refused_where_there_was_none(every_epoch, jpeg_root, tmp_pa
 
 
 @pytest.mark.parametrize('key, value', [
-    ('epochs', 2), ('eval_batches', 1), ('evals', (1, 1)), ('cost', 'time'), ('max_lag', 1),
-    ('first_stage', 1), ('reduction', 'last'), ('min_w', 0.1)])
+    ('epochs', 2), ('eval_batches', 1), ('evals', (1, 1)), ('cost', 'time')])
 def test_a_search_of_other_settings_is_refused(searched, key, value):
     from autoprog_mm.growth import OneShotSearch
     state = load(searched / 'epoch_1.pth')['autoprog']['search']
@@ -103,6 +102,15 @@ def test_a_search_of_other_settings_is_refused(searched, key, value):
     OneShotSearch(**settings).load_state_dict(state)
     with pytest.raises(UserError, match=f"search=.*'{key}'.*set the same"):
         OneShotSearch(**{**settings, key: value}).load_state_dict(state)
+
+
+def test_a_search_by_the_older_rule_is_refused(searched, jpeg_root, tmp_path):
+    state = load(searched / 'epoch_1.pth')
+    state['autoprog']['search']['settings'].update(
+        max_lag=None, first_stage=0, reduction='mean', min_w=0.)
+    torch.save(state, tmp_path / 'older.pth')
+    refused(micro_config(jpeg_root, tmp_path, SEARCH), tmp_path / 'older.pth',
+            'of an older search, which .* cannot go on by these. Resume with the version that')
 
 
 def spoiled(every_epoch, path, spoil):

@@ -21,8 +21,8 @@ from tests.test_engine.resuming import (
 # first step after a growth; steps of a chosen subnet; of a later search; of the
 # last stage; the last but one.
 BEGINS = [(1, step) for step in (1, 3, STEPS, 2 * STEPS + 1, 15, 26, 38, 46)]
-# Inside of a search of two epochs.
-BEGINS += [(2, 5), (2, 9), (2, 33)]
+# Inside of a search of two epochs, and between the second one's start and its scoring.
+BEGINS += [(2, 5), (2, STEPS), (2, 9), (2, 11), (2, 33)]
 
 
 class Places(Hook):
