@@ -10,6 +10,7 @@ import os.path as osp
 import signal
 import sys
 from datetime import timedelta
+from functools import partial
 from typing import List
 
 # Ctrl-C while libraries are imported, which takes seconds, just ends it.
@@ -32,7 +33,7 @@ from autoprog_mm.launch import (  # noqa: E402
     prepare_config,
     read_config,
 )
-from autoprog_mm.planning.outlook import LARGE_SEARCH_SHARE  # noqa: E402
+from autoprog_mm.planning.outlook import LARGE_SEARCH_SHARE, stage_costs  # noqa: E402
 from autoprog_mm.report.colors import LIGHT  # noqa: E402
 from autoprog_mm.report.schedule import PARTS, Band, Line, plot_schedule  # noqa: E402
 from autoprog_mm.report.style import picture_file  # noqa: E402
@@ -120,13 +121,13 @@ def _spending(plan: Plan) -> List[str]:
     """What each stage spends, by its row of the manual schedule."""
     lines = [f'{"stage":>5}  {"depth x px":>10}  {"epochs":>6}  {"images":>11}  {"compute":>7}  '
              'learning rate']
-    spent = [(s.end_epoch - s.begin_epoch) * _cost(plan, s.subnet) for s in plan.stages]
-    rates = plan.rates or [None] * len(spent)
-    for stage, cost, ends in zip(plan.stages, spent, rates):
+    shares = stage_costs(plan.course, partial(_cost, plan))
+    rates = plan.rates or [None] * len(shares)
+    for stage, share, ends in zip(plan.stages, shares, rates):
         epochs = stage.end_epoch - stage.begin_epoch
         lines.append(
             f'{stage.index + 1:>5}  {stage.subnet!s:>10}  {epochs:>6}  '
-            f'{epochs * plan.samples:>11}  {cost / sum(spent):>7.1%}  ' +
+            f'{epochs * plan.samples:>11}  {share:>7.1%}  ' +
             ('as validations go' if ends is None else f'{ends[0]:.3g} to {ends[1]:.3g}'))
     return lines
 

@@ -10,14 +10,13 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
-from mmengine.registry import PARAM_SCHEDULERS
 
 from ..datasets.seeded import batch_size_of
 from ..engine.hooks import AutoProgHook, MicroBatchHook
 from ..engine.micro_batches import num_parts
-from ..engine.pace import Pace
+from ..engine.rates import foretell_stage_rates
+from ..engine.step_times import has_samples, time_training_steps, timed_images
 from ..growth.course import Course
-from ..growth.probe import probe_batch, probe_steps
 from ..growth.schedule import Stage
 from ..growth.scoring import stage_choices
 from ..growth.subnet import Subnet
@@ -28,8 +27,6 @@ from ..planning.outlook import look_ahead
 from ..utils.errors import UserError
 from ..utils.modules import unwrap
 from .planned_data import replace_missing_data
-
-_PLANNED_STEPS = 200  # of an epoch, when schedulers are played
 
 
 @dataclass
@@ -180,7 +177,7 @@ def _describe(runner, hook: AutoProgHook, processes: int, dtype: Optional[torch.
         [*(s for part in candidates for s in part), *(stage.subnet for stage in stages), full]),
         step_batch, limit, dtype)
     if measure:
-        notes += _measure(runner, costs, step_batch, limit)
+        notes += _measure(runner, hook, costs, limit)
 
     def step(subnet: Subnet) -> float:
         return costs[subnet].seconds if measure else costs[subnet].flops
@@ -211,35 +208,8 @@ def _describe(runner, hook: AutoProgHook, processes: int, dtype: Optional[torch.
 
 def _rates(runner, hook: AutoProgHook) -> Optional[List[List[float]]]:
     """Base learning rates at the ends of stages."""
-    schedulers = runner.cfg.get('param_scheduler') or []
-    schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
-    steps = len(runner.train_dataloader)
-    if all(scheduler.get('by_epoch', True) for scheduler in schedulers):
-        # Three digits need no more steps, and a million steps take long.
-        steps = min(steps, _PLANNED_STEPS)
-    wrapper = runner.build_optim_wrapper(runner.cfg.optim_wrapper)
-    mine, own = (each.optimizer.param_groups[0] for each in (wrapper, runner.optim_wrapper))
-    if mine['lr']:  # auto_scale_lr has scaled the run's own, and maybe a scheduler
-        scale = own.get('initial_lr', own['lr']) / mine['lr']
-        for group in wrapper.param_groups:
-            group['lr'] *= scale
-    built = [PARAM_SCHEDULERS.build(
-        {'end': hook.budget.course.epochs, **scheduler} if scheduler.get('by_epoch', True) else
-        {'end': hook.budget.course.epochs * steps, **scheduler},
-        default_args=dict(optimizer=wrapper, epoch_length=steps)) for scheduler in schedulers]
-    try:
-        pace = Pace(wrapper, built, steps)
-    except UserError:
-        return None
-    rates, recipe_epoch = [], hook.budget.course.timeline.recipe_epoch
-    for stage in hook.stages:
-        ends = []
-        for epoch in (stage.begin_epoch, stage.end_epoch):
-            pace.set(recipe_epoch(epoch))
-            rate = wrapper.get_lr()
-            ends.append(rate.get('base_lr', rate['lr'])[0])
-        rates.append(ends)
-    return rates
+    ends = foretell_stage_rates(runner, hook.budget.course)
+    return ends and [list(pair) for pair in zip(ends, ends[1:])]
 
 
 def _steps(samples: int, processes: int, batch_size: int, drop_last: bool) -> int:
@@ -269,15 +239,21 @@ def _estimate(runner, subnets: Iterable[Subnet], step_batch: int, max_batch: Opt
     return costs
 
 
-def _measure(runner, costs: Dict[Subnet, SubnetPlan], step_batch: int,
+def _measure(runner, hook: AutoProgHook, costs: Dict[Subnet, SubnetPlan],
              max_batch: Optional[int]) -> List[str]:
     """Time a step of each subnet; returns notes on how."""
-    model, notes = unwrap(runner.model), []
-    batch = probe_batch(model, min(step_batch, max_batch or step_batch))
-    if batch < step_batch:
-        notes.append(f'Steps were timed with {batch} images and scaled to {step_batch}.')
-    notes.append('Measured steps are forward and backward passes: the optimizer and waiting for '
-                 'data are not in them, nor is validation.')
-    for subnet, seconds in probe_steps(model, runner.optim_wrapper, list(costs), batch).items():
-        costs[subnet].seconds = seconds * step_batch / batch
+    loader = runner.train_dataloader
+    whole = batch_size_of(loader)
+    timed, notes = timed_images(unwrap(runner.model), whole, max_batch), []
+    if timed < whole:
+        notes.append(f'Steps were timed with {timed} images and scaled to {whole}.')
+    notes.append(
+        'Measured steps are whole ones, with loading; validation is not in them.'
+        if has_samples(loader) else 'The data are not here, so that loading is not in the '
+        'measured steps, nor is validation.')
+    # A run with a budget of time has timed them already.
+    seconds = hook.budget.seconds or time_training_steps(
+        hook.parts, hook.inputs, list(costs), max_batch)
+    for subnet, cost in costs.items():
+        cost.seconds = seconds[subnet]
     return notes

@@ -25,6 +25,7 @@ class PlannedDataset:
     """
 
     metainfo: dict = {}
+    is_planned = True  # for those who would take samples
 
     def __init__(self, samples: int, pipeline=()) -> None:
         self.samples = samples

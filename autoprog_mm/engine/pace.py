@@ -73,6 +73,16 @@ class Pace:
         Args:
             epoch (float): Epochs of the recipe that are over; may be a fraction.
         """
+        values = self.values(epoch)
+        for group, kind in zip(self._optim_wrapper.param_groups, self._kinds):
+            group.update(values[kind])
+
+    def values(self, epoch: float) -> List[dict]:
+        """What :meth:`set` would set in each kind of group.
+
+        Args:
+            epoch (float): See :meth:`set`.
+        """
         # Round-off must not keep a moment off its step.
         moment = round(epoch * self._steps_per_epoch, 6)
         step = math.ceil(moment)
@@ -82,10 +92,8 @@ class Pace:
             self._advance(step)
             self._after = _options(self._optimizer.param_groups)
         part = moment - (self._step - 1)
-        for group, kind in zip(self._optim_wrapper.param_groups, self._kinds):
-            before, after = self._before[kind], self._after[kind]
-            for key in self._keys & after.keys():
-                group[key] = _between(before[key], after[key], part)
+        return [{key: _between(before[key], after[key], part) for key in self._keys & after.keys()}
+                for before, after in zip(self._before, self._after)]
 
     def _advance(self, step: int) -> None:
         """To a step, as ``ParamSchedulerHook`` does."""

@@ -4,25 +4,24 @@ import logging
 from dataclasses import asdict
 from typing import Dict, List, Optional, Sequence
 
-from mmengine.dist import broadcast_object_list
 from mmengine.logging import print_log
 
-from ..datasets.seeded import batch_size_of
 from ..growth.budget import check_budget
 from ..growth.course import Course
-from ..growth.probe import probe_batch, probe_steps
 from ..growth.schedule import Stage
 from ..growth.scoring import stage_choices
 from ..growth.search import OneShotSearch
 from ..growth.subnet import Subnet
-from ..planning.outlook import LARGE_SEARCH_SHARE, look_ahead
+from ..planning.outlook import LARGE_SEARCH_SHARE, describe_course, look_ahead
 from ..utils.errors import UserError
 from .loops import ResumableTrainLoop
 from .pace import Pace
+from .rates import foretell_stage_rates
 from .run_parts import RunParts
 from .run_settings import describe_differences
+from .stage_inputs import StageInputs
+from .step_times import time_training_steps
 
-_ROUNDS = 5  # of steps that are timed
 _LEAST_SPEED_UP = 1.1  # a run that saves less warns
 
 
@@ -46,6 +45,7 @@ class RunBudget:
         self.stage_shares = stage_shares
         self.of = budget
         self.course: Optional[Course] = None  # until a run trains
+        self.seconds: Optional[Dict[Subnet, float]] = None  # of steps, if they were timed
         self._pace: Optional[Pace] = None
 
     def take_over(self, runner) -> None:
@@ -74,17 +74,18 @@ class RunBudget:
         if self._pace is not None:
             self._pace.check(state['pace'])
 
-    def begin(self, runner, parts: RunParts, stages: List[Stage],
+    def begin(self, runner, parts: RunParts, inputs: StageInputs, stages: List[Stage],
               search: Optional[OneShotSearch], state: Optional[dict]) -> None:
         """Make the course, and have the training loop follow it.
 
         Args:
             runner (Runner): One that is about to train.
             parts (RunParts): Its parts.
+            inputs (StageInputs): Its samples.
             stages (list[Stage]): Its schedule, which gets other epochs in place.
             search (OneShotSearch | None): Its search.
-            state (dict | None): Of :meth:`state_dict`, on resume: what was
-                measured is not measured again.
+            state (dict | None): What a checkpoint keeps of the run, on resume:
+                what was measured is not measured again.
 
         Raises:
             UserError: For a training loop that can't follow, too small a
@@ -94,7 +95,7 @@ class RunBudget:
         self._steps_per_epoch = steps
         if self.speedup is None:
             self.course = Course(stages, runner.max_epochs, steps)
-            self._announce(parts, search)
+            self._announce(runner, parts, search)
             return
         if not isinstance(loop, ResumableTrainLoop):
             raise UserError(
@@ -107,8 +108,8 @@ class RunBudget:
                 'speedup=None.')
         subnets = {stage.subnet for stage in stages}.union(
             *stage_choices(stages, search is not None))
-        costs = {Subnet(*subnet): cost for *subnet, cost in state['costs']} if state else \
-            self._measure(runner, parts, sorted(subnets, key=parts.backbone.flops))
+        costs = {Subnet(*subnet): cost for *subnet, cost in state['course']['costs']} if state \
+            else self._measure(runner, parts, inputs, sorted(subnets, key=parts.backbone.flops))
         if not subnets <= costs.keys():
             raise UserError(
                 'The checkpoint was made with another schedule or search: '
@@ -118,7 +119,7 @@ class RunBudget:
         self.course = Course(
             stages, runner.max_epochs, steps, self.speedup, self.stage_shares, costs, search)
         loop.course = self.course
-        self._announce(parts, search)
+        self._announce(runner, parts, search)
 
     def begin_epoch(self, runner) -> None:
         """Have all follow the course as it is now, for decisions change it.
@@ -161,25 +162,22 @@ class RunBudget:
         shares = None if self.stage_shares is None else list(self.stage_shares)
         return dict(speedup=self.speedup, stage_shares=shares, budget=self.of)
 
-    def _announce(self, parts: RunParts, search: Optional[OneShotSearch]) -> None:
+    def _announce(self, runner, parts: RunParts, search: Optional[OneShotSearch]) -> None:
         """Say what the run will do, and warn of what saves little."""
-        course = self.course
-        if len(course.stages) > 1 or self.speedup is not None:
-            rows = ', '.join(f'{stage.subnet} for {stage.end_epoch - stage.begin_epoch}'
-                             for stage in course.stages)
-            promise = '' if self.speedup is None else \
-                f', at 1/{self.speedup:g} of the {course.epochs} epochs of the recipe, by ' \
-                f'{self.of}'
-            print_log(f'A run of {course.max_epochs} epochs{promise}: {rows} epochs'
-                      f'{" before searches" * (search is not None)}.', logger='current')
+        course, flops = self.course, parts.backbone.flops
+        if len(course.stages) == 1 and self.speedup is None:
+            return  # the recipe as it is
+        outlook = look_ahead(course, self._steps_per_epoch, flops, search)
+        print_log('\n'.join(describe_course(
+            course, self.of, flops, outlook, foretell_stage_rates(runner, course))), 'current')
         if len(course.stages) == 1:
             return
-        outlook = look_ahead(course, self._steps_per_epoch, parts.backbone.flops, search)
         if outlook.speed_up.high < _LEAST_SPEED_UP:
+            way_out = 'Lower initial_scale of AutoProgHook, or set its speedup.' \
+                if self.speedup is None else 'Raise speedup of AutoProgHook.'
             print_log(
                 f'By multiply-adds this run is {outlook.speed_up.high:.2f} times as fast as the '
-                'full network at most. Lower initial_scale of AutoProgHook, or raise its speedup.',
-                logger='current', level=logging.WARNING)
+                f'full network at most. {way_out}', logger='current', level=logging.WARNING)
         if outlook.search_share > LARGE_SEARCH_SHARE:
             print_log(
                 f"The searches' own work, scoring and timing, is up to "
@@ -187,21 +185,16 @@ class RunBudget:
                 'search.evals of AutoProgHook.',
                 logger='current', level=logging.WARNING)
 
-    def _measure(self, runner, parts: RunParts, subnets: Sequence[Subnet]) -> Dict[Subnet, float]:
+    def _measure(self, runner, parts: RunParts, inputs: StageInputs,
+                 subnets: Sequence[Subnet]) -> Dict[Subnet, float]:
         """Cost of a step of each, with that of the full network as 1; the same on all ranks."""
+        full = parts.backbone.full_subnet
         if self.of == 'flops':
-            costs = {subnet: parts.backbone.flops(subnet) for subnet in subnets}
-        else:
-            # As many images as fit into memory. All ranks time, since a model may synchronise
-            # in its forward pass.
-            batch = min([batch_size_of(runner.train_dataloader)] + [
-                hook.max_batch_per_step for hook in runner.hooks
-                if hasattr(hook, 'max_batch_per_step')])
-            batch = probe_batch(parts.model, batch)
-            costs = probe_steps(parts.model, parts.optim_wrapper, subnets, batch, _ROUNDS)
-        full = costs[parts.backbone.full_subnet]
+            whole = parts.backbone.flops(full)
+            return {subnet: parts.backbone.flops(subnet) / whole for subnet in subnets}
+        limit = next((hook.max_batch_per_step for hook in runner.hooks
+                      if hasattr(hook, 'max_batch_per_step')), None)
+        self.seconds = time_training_steps(parts, inputs, subnets, limit)
         # Two digits are what a measurement is worth.
-        costs = [{subnet: float(f'{cost / full:.2g}') if self.of == 'time' else cost / full
-                  for subnet, cost in costs.items()}]
-        broadcast_object_list(costs)
-        return costs[0]
+        return {subnet: float(f'{seconds / self.seconds[full]:.2g}')
+                for subnet, seconds in self.seconds.items()}

@@ -13,10 +13,6 @@ from mmengine.dist import all_gather_object, all_reduce, broadcast_object_list
 from ..utils import resize_batch
 from .subnet import Subnet
 
-# On the CPU steps are timed with as many images as take these multiply-adds in
-# the full network's forward pass, but with at least some.
-_CPU_FLOPS, _CPU_BATCH = 20e9, 8
-
 
 def time_steps(model: nn.Module,
                optim_wrapper,
@@ -70,47 +66,6 @@ def time_steps(model: nn.Module,
         for module, mode in training:
             module.training = mode
     return [median(times[i]) for i in range(len(subnets))]
-
-
-def probe_steps(model: nn.Module, optim_wrapper, subnets: Sequence[Subnet], batch_size: int,
-                rounds: int = 2) -> Dict[Subnet, float]:
-    """Seconds of a forward and backward pass of any subnets, on blank images.
-
-    What sleeps is awake meanwhile; gradients that accumulate are kept.
-
-    Args:
-        model (Module): The classifier, without a model wrapper.
-        optim_wrapper (OptimWrapper): For its autocast context.
-        subnets (Sequence[Subnet]): Of the model's backbone.
-        batch_size (int): Images of a step.
-        rounds (int): See :func:`time_steps`. Defaults to 2.
-
-    Returns:
-        dict[Subnet, float]: Seconds of each.
-    """
-    subnets = list(dict.fromkeys(subnets))
-    parameter = next(model.parameters())
-    channels = next(m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d))
-    size = max(s.resolution for s in subnets)
-    images = torch.zeros(batch_size, channels, size, size, dtype=parameter.dtype,
-                         device=parameter.device)
-    labels = torch.zeros(batch_size, dtype=torch.int64, device=parameter.device)
-    with all_awake(model.backbone), model.backbone.not_compiled():
-        seconds = time_steps(model, optim_wrapper, subnets, images, labels, rounds)
-    return dict(zip(subnets, seconds))
-
-
-def probe_batch(model: nn.Module, batch_size: int) -> int:
-    """Of how many images a step is timed; on the CPU of so few that it doesn't take long.
-
-    Args:
-        model (Module): The classifier, without a model wrapper.
-        batch_size (int): Images of a step.
-    """
-    if next(model.parameters()).device.type != 'cpu':
-        return batch_size
-    flops = model.backbone.flops(model.backbone.full_subnet)
-    return min(batch_size, max(_CPU_BATCH, int(_CPU_FLOPS / flops)))
 
 
 def time_candidates(model: nn.Module, optim_wrapper, candidates: Sequence[Subnet],

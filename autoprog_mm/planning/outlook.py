@@ -1,6 +1,6 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """What a whole run takes, and what it saves."""
-from typing import Callable, NamedTuple, Optional
+from typing import Callable, List, NamedTuple, Optional, Sequence
 
 from ..growth.course import Course
 from ..growth.search import OneShotSearch
@@ -49,3 +49,54 @@ def look_ahead(course: Course, steps_per_epoch: int, step: Callable[[Subnet], fl
         whole = manual  # searches have their part of the budget, whatever they choose
     return Outlook(whole, Range(baseline / whole.high, baseline / whole.low),
                    baseline / manual.low, share)
+
+
+def stage_costs(course: Course, step: Callable[[Subnet], float]) -> List[float]:
+    """What each stage spends by its row of the manual schedule, as a share of the whole.
+
+    Args:
+        course (Course): The run's course.
+        step (Callable): Seconds, or another cost, of a subnet's training step.
+    """
+    costs = [(stage.end_epoch - stage.begin_epoch) * step(stage.subnet) for stage in course.stages]
+    return [cost / sum(costs) for cost in costs]
+
+
+def describe_speed_up(outlook: Outlook) -> str:
+    """The speed-up of an outlook in words, such as ``'1.50 to 2.00, as the searches choose'``."""
+    low, high = outlook.speed_up
+    if high - low < 0.005:
+        return f'{low:.2f}'
+    return f'{low:.2f} to {high:.2f}, as the searches choose'
+
+
+def describe_course(course: Course, unit: str, flops: Callable[[Subnet], float],
+                    outlook: Outlook, rates: Optional[Sequence[float]]) -> List[str]:
+    """A plan in five lines at most, whatever the number of stages.
+
+    Args:
+        course (Course): The run's course.
+        unit (str): What its costs are: ``'time'`` or ``'flops'``.
+        flops (Callable): Multiply-adds of a subnet.
+        outlook (Outlook): By multiply-adds.
+        rates (Sequence[float] | None): Learning rates where stages begin, and
+            at the end; None if they are not known.
+    """
+    by_flops = f'{describe_speed_up(outlook)} by multiply-adds'
+    if course.speedup is None:
+        first, cost = f'{course.max_epochs} epochs. Speed-up: {by_flops}.', flops
+    else:
+        comes_to = course.epochs / course.timeline.total
+        found = f'comes to {comes_to:.2f}, {by_flops}' if unit == 'time' else \
+            f'comes to {by_flops}'
+        first = f'{course.max_epochs} epochs for the {course.epochs} of the recipe. Speed-up: ' \
+            f'promised {course.speedup:g}, by {unit}; {found}.'
+        cost = course.costs.__getitem__
+    columns = [(str(stage.subnet), str(stage.end_epoch - stage.begin_epoch), f'{share:.1%}')
+               for stage, share in zip(course.stages, stage_costs(course, cost))]
+    rows = list(map(list, zip(('stage', 'epochs', 'compute'), *columns)))
+    if rates is not None:
+        rows.append(['learning rate', *(f'{rate:.3g}' for rate in rates[:-1]),
+                     f' to {rates[-1]:.3g}'])
+    return [f'Plan: {first}'] + [
+        f'  {row[0]:<13}' + ''.join(f'{cell:>10}' for cell in row[1:]) for row in rows]

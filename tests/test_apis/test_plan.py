@@ -83,7 +83,7 @@ def test_rates_are_those_of_the_run(tmp_path):
 
 def test_search(tmp_path, monkeypatch):
     """On a machine where each step takes as many seconds as the subnet has slots."""
-    monkeypatch.setattr(plan_module, 'probe_steps', lambda model, optim_wrapper, subnets, batch: {
+    monkeypatch.setattr(plan_module, 'time_training_steps', lambda parts, inputs, subnets, _: {
         s: float(s.depth) for s in subnets})
     cfg = config(tmp_path, dict(
         type='OneShotSearch', epochs=1, eval_batches=2, evals=(1, 1), cost='time'),
@@ -103,19 +103,19 @@ def test_search(tmp_path, monkeypatch):
     assert plan.manual_speed_up == pytest.approx(192 / (48 + 96))
 
 
-@pytest.mark.parametrize('limit, asked, notes', [(None, 6, 1), (4, 4, 2)])
-def test_measured(tmp_path, monkeypatch, limit, asked, notes):
+@pytest.mark.parametrize('limit, notes', [(None, 1), (4, 2)])
+def test_measured(tmp_path, monkeypatch, limit, notes):
     """On a machine on which an image takes a second for each slot and 96 pixels."""
-    sizes = []
+    limits = []
 
-    def probe(model, optim_wrapper, subnets, batch_size):
-        sizes.append(batch_size)
-        return {s: batch_size * s.depth * s.resolution / 96 for s in subnets}
+    def time_steps(parts, inputs, subnets, max_batch):
+        limits.append(max_batch)
+        return {s: 6 * s.depth * s.resolution / 96 for s in subnets}
 
-    monkeypatch.setattr(plan_module, 'probe_steps', probe)
+    monkeypatch.setattr(plan_module, 'time_training_steps', time_steps)
     plan = make_plan(config(tmp_path, train_dataloader__batch_size=6,
                             limit=limit), samples=48, measure=True)
-    assert sizes == [asked]
+    assert limits == [limit]
     # Two epochs of 8 steps each of 2x16, 3x24, 3x24 and 4x32: 2, 4.5, 4.5 and 8 seconds.
     assert plan.seconds == pytest.approx([16 * 19] * 2)
     assert plan.speed_up == pytest.approx([4 * 8 / 19] * 2)
@@ -125,7 +125,7 @@ def test_measured(tmp_path, monkeypatch, limit, asked, notes):
 
 
 def test_steps_are_timed_only_when_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(plan_module, 'probe_steps', None)
+    monkeypatch.setattr(plan_module, 'time_training_steps', None)
     assert make_plan(config(tmp_path)).subnets[FULL].seconds is None
     monkeypatch.undo()
     plan = make_plan(config(tmp_path), measure=True)

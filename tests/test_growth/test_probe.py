@@ -50,39 +50,6 @@ def state(model):
             model.backbone.awake_subnet.depth, model.backbone.running_subnet.depth])
 
 
-def test_probing_leaves_no_trace(parts):
-    """Of what accumulates and what sleeps, in the middle of a search's step."""
-    model, wrapper, small, full = parts
-    middle = Subnet(full.depth - 1, 32) if full.depth == 4 else full
-    wrapper.shrink(model.backbone, middle)
-    model.backbone.set_running(small)
-    images, labels = batch(2, 16)
-    data = model.data_preprocessor(dict(inputs=images, data_samples=[
-        DataSample().set_gt_label(int(label)) for label in labels]), training=False)
-    sum(model(**data, mode='loss').values()).backward()
-    before = state(model)
-    assert before['gradients']
-    seconds = probe.probe_steps(model, wrapper, [small, full, small], 2, rounds=1)
-    assert set(seconds) == {small, full} and min(seconds.values()) > 0
-    assert differences(before, state(model)) == []
-
-
-def test_larger_subnets_take_longer():
-    """24 times the multiply-adds leave no doubt, even on a busy machine."""
-    model = MODELS.build(dict(
-        type='ImageClassifier',
-        backbone=dict(type='ElasticDeiT', arch=dict(
-            embed_dims=64, num_layers=6, num_heads=4, feedforward_channels=256), img_size=64,
-            patch_size=8),
-        head=dict(type='VisionTransformerClsHead', num_classes=4, in_channels=64)))
-    wrapper = build_optim_wrapper(model, dict(
-        type='MoGrowOptimWrapper', optimizer=dict(type='SGD', lr=0.1)))
-    wrapper.initialize_count_status(model, 0, 100)
-    model.backbone.min_depth = 1
-    seconds = probe.probe_steps(model, wrapper, [Subnet(1, 32), Subnet(6, 64)], 16, rounds=3)
-    assert seconds[Subnet(6, 64)] > seconds[Subnet(1, 32)]
-
-
 def test_losses_are_those_of_the_network_itself(parts):
     model, wrapper, small, full = parts
     batches = [batch(4), batch(3)]

@@ -125,13 +125,13 @@ class AutoProgHook(Hook):
         state, self._state = self._state, None
         self.parts = parts = RunParts.of(runner, searches=self.search is not None)
         self.stages = parts.build_schedule(runner.max_epochs, **self.schedule)
-        self.budget.begin(runner, parts, self.stages, self.search, state and state['course'])
+        self.randomness = Randomness(runner.seed, get_rank())
+        self.inputs = StageInputs(runner, parts, self.randomness)
+        self.budget.begin(runner, parts, self.inputs, self.stages, self.search, state)
         self.rows = resume.schedule_rows(self.stages)
         self.settings = run_settings(runner)
         if self.search is not None:
             self.search.check_stages(self.stages)
-        self.randomness = Randomness(runner.seed, get_rank())
-        self.inputs = StageInputs(runner, parts, self.randomness)
         check_ranks_agree('seed, schedule and steps of an epoch', [
             runner.seed, self.rows, self.inputs.num_steps])
         self.grower = Grower(parts, self.inputs, self.randomness)

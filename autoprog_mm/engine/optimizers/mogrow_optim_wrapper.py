@@ -1,4 +1,5 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
+from copy import deepcopy
 from functools import partial
 from typing import Dict, Optional, Sequence, Union
 
@@ -125,6 +126,14 @@ class MoGrowMixin(EpochAccumulation):
     def swapped(self) -> bool:
         """bool: Whether the parameters hold the momentum weights now."""
         return self.initialized and self._momentum.swapped
+
+    def twin(self) -> 'MoGrowMixin':
+        """A copy of this wrapper with a copy of its model, for steps that leave no trace."""
+        twin = deepcopy(self)
+        vars(twin).pop('step', None)  # where schedulers count the steps of this one
+        # An optimizer's copy has none of its hooks.
+        twin._step_hook = twin.optimizer.register_step_post_hook(twin._move_momentum)
+        return twin
 
     # ------------------------------------------------------------------ steps
 

@@ -147,10 +147,10 @@ def test_what_cannot_be_promised_is_refused_before_training(jpeg_root, tmp_path,
 def test_measured_costs_are_kept_on_resume(jpeg_root, tmp_path, monkeypatch):
     options = dict(SPEEDUP, custom_hooks__0__budget='time', train_cfg__val_interval=1)
     # On a machine on which all steps take as long, so that no stage is cheap.
-    monkeypatch.setattr(run_budget, 'probe_steps', lambda model, wrapper, subnets, *_: {
-        subnet: 1. for subnet in subnets})
+    monkeypatch.setattr(run_budget, 'time_training_steps', lambda parts, inputs, subnets, *_: {
+        subnet: 3. for subnet in subnets})
     run_until(micro_config(jpeg_root, tmp_path / 'whole', **options), STEPS)
-    monkeypatch.setattr(run_budget, 'probe_steps', None)
+    monkeypatch.setattr(run_budget, 'time_training_steps', None)
     resumed_until(micro_config(jpeg_root, tmp_path / 'resumed', **options),
                   tmp_path / 'whole' / 'epoch_1.pth', 2 * STEPS)
     costs = load(tmp_path / 'resumed' / 'epoch_2.pth')['autoprog']['course']['costs']

@@ -1,0 +1,189 @@
+# Copyright (c) the autoprog_mm authors. All rights reserved.
+"""What whole training steps take on this machine: loading, both passes and the update."""
+import os
+import platform
+import time
+from statistics import median
+from typing import Dict, List, Optional, Sequence
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from mmengine.dist import all_gather_object, broadcast_object_list
+
+from ..datasets.pipelines import leaves_of
+from ..datasets.seeded import SeededIndex, batch_size_of
+from ..growth.subnet import Subnet
+from ..utils.randomness import undisturbed
+from .run_parts import RunParts
+from .stage_inputs import StageInputs
+
+# On the CPU steps are timed with as many images as take these multiply-adds in
+# the full network's forward pass, but with at least some.
+_CPU_FLOPS, _CPU_BATCH = 20e9, 8
+# Turns that are timed: as many as pass in these seconds, within these bounds.
+_SECONDS, _LEAST_TURNS, _MOST_TURNS = 4., 3, 15
+
+
+def time_training_steps(parts: RunParts, inputs: StageInputs, subnets: Sequence[Subnet],
+                        max_batch: Optional[int] = None) -> Dict[Subnet, float]:
+    """Seconds of a training step of any subnets, loading included.
+
+    Real steps are made on real samples, with copies of the model and of all
+    that its optimizer wrapper keeps, so nothing of the run is touched. Subnets
+    take turns, so that a slow moment of the machine hits all. Where the data
+    aren't on this machine, images are blank and loading isn't in it. A
+    collective call, for a model may synchronise in its forward pass.
+
+    Args:
+        parts (RunParts): Of a run that is about to train.
+        inputs (StageInputs): Its samples.
+        subnets (Sequence[Subnet]): Of its backbone.
+        max_batch (int, optional): Images that fit into memory. Defaults to
+            None, a whole batch.
+
+    Returns:
+        dict[Subnet, float]: Medians, the same on all ranks.
+    """
+    subnets = list(dict.fromkeys(subnets))
+    loader, batch = inputs.loader, batch_size_of(inputs.loader)
+    timed = timed_images(parts.model, batch, max_batch)
+    loading: Dict[int, List[float]] = {s.resolution: [] for s in subnets}
+    with undisturbed():
+        steps = _Steps(parts)
+        turns = left = 0
+        while not turns or left:
+            begin = time.perf_counter()
+            batches = {}
+            for resolution, seconds in loading.items():
+                parts.pipelines.set_resolution(resolution)
+                at = time.perf_counter()
+                batches[resolution] = _load(loader, timed)
+                seconds.append(time.perf_counter() - at)
+            for subnet in subnets:
+                steps.run(subnet, batches[subnet.resolution], timed, counts=turns > 0)
+            if not turns:
+                left = 1 + _turns(time.perf_counter() - begin)
+            turns, left = turns + 1, left - 1
+    parts.pipelines.set_resolution(parts.backbone.full_subnet.resolution)
+    known = has_samples(loader)
+    every, cores = parts.optim_wrapper._accumulative_counts, _cores()
+    result = [{
+        subnet: _together(
+            median(steps.passes[subnet]) * batch / timed + median(steps.updates[subnet]) / every,
+            median(loading[subnet.resolution][1:]) * batch / timed if known else 0.,
+            loader.num_workers, steps.threads, cores) for subnet in subnets}]
+    broadcast_object_list(result)
+    return result[0]
+
+
+def timed_images(model: nn.Module, batch_size: int, max_batch: Optional[int] = None) -> int:
+    """Of how many images a step is timed; on the CPU of so few that it doesn't take long.
+
+    Args:
+        model (Module): The classifier, without a model wrapper.
+        batch_size (int): Images of a step.
+        max_batch (int, optional): Images that fit into memory. Defaults to
+            None, a whole batch.
+    """
+    batch_size = min(batch_size, max_batch or batch_size)
+    if next(model.parameters()).device.type != 'cpu':
+        return batch_size
+    flops = model.backbone.flops(model.backbone.full_subnet)
+    return min(batch_size, max(_CPU_BATCH, int(_CPU_FLOPS / flops)))
+
+
+def has_samples(loader) -> bool:
+    """Whether a dataloader's datasets are on this machine, and not only planned with."""
+    return not any(getattr(leaf, 'is_planned', False) for leaf in leaves_of(loader.dataset))
+
+
+class _Steps:
+    """Makes and times training steps of copies."""
+
+    def __init__(self, parts: RunParts) -> None:
+        with parts.backbone.not_compiled():
+            self.wrapper = parts.optim_wrapper.twin()
+        self.model = self.wrapper._model
+        self.passes: Dict[Subnet, List[float]] = {}
+        self.updates: Dict[Subnet, List[float]] = {}
+        self._device = next(self.model.parameters()).device
+        self.threads = torch.get_num_threads() if self._device.type == 'cpu' else 1
+        self._own = 0.  # seconds of the update of the step under way
+        self.model.train()
+        # Each step ends with an update, and none changes how the next one goes.
+        self.wrapper._accumulative_counts, self.wrapper.steps_per_epoch = 1, None
+        for group in self.wrapper.param_groups:
+            group['lr'] = 0.
+        self.wrapper.step = self._timed(self.wrapper.step)
+
+    def run(self, subnet: Subnet, batch: Optional[dict], images: int, counts: bool) -> None:
+        """Make two steps of a subnet, and time the second one if it counts."""
+        self.model.backbone.set_subnet(subnet)
+        self.wrapper.shrink(self.model.backbone, subnet)
+        for warm in (False, True):
+            data = self._blank(subnet, images) if batch is None else dict(batch, data_samples=[
+                sample.clone() for sample in batch['data_samples']])
+            begin = self._now()
+            if batch is None:
+                with self.wrapper.optim_context(self.model):
+                    loss = F.cross_entropy(self.model(data).float(), data.new_zeros(
+                        len(data), dtype=torch.int64))
+                self.wrapper.update_params(loss)
+            else:
+                self.model.train_step(data, self.wrapper)
+            seconds = self._now() - begin
+            if warm and counts:
+                self.passes.setdefault(subnet, []).append(seconds - self._own)
+                self.updates.setdefault(subnet, []).append(self._own)
+
+    def _timed(self, make_step):
+        def step(**kwargs) -> None:
+            begin = self._now()
+            make_step(**kwargs)
+            self._own = self._now() - begin
+        return step
+
+    def _blank(self, subnet: Subnet, images: int) -> torch.Tensor:
+        channels = next(m.in_channels for m in self.model.modules() if isinstance(m, nn.Conv2d))
+        return torch.zeros(images, channels, subnet.resolution, subnet.resolution,
+                           dtype=next(self.model.parameters()).dtype, device=self._device)
+
+    def _now(self) -> float:
+        if self._device.type == 'cuda':
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+
+def _load(loader, images: int) -> Optional[dict]:
+    """A batch of samples from all over the dataset, in this process; None without data."""
+    if not has_samples(loader):
+        return None
+    total = len(loader.dataset)
+    return loader.collate_fn([
+        loader.dataset[SeededIndex(place * total // images, place)] for place in range(images)])
+
+
+def _turns(seconds: float) -> int:
+    """How many turns follow one of so many seconds, the same on all ranks."""
+    turns = [min(_MOST_TURNS, max(_LEAST_TURNS, int(_SECONDS / seconds)))]
+    broadcast_object_list(turns)
+    return turns[0]
+
+
+def _together(train: float, load: float, workers: int, threads: int, cores: float) -> float:
+    """Seconds of a step of which both are known alone.
+
+    Without workers one comes after the other. With them, neither the training
+    nor the loading nor the cores that they share can be faster.
+    """
+    if workers == 0:
+        return train + load
+    return max(train, load / workers, (train * min(threads, cores) + load) / cores)
+
+
+def _cores() -> float:
+    """Cores for each process of this machine that trains. A collective call."""
+    known = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    machine = platform.node()
+    return max(1., (known or 1) / all_gather_object(machine).count(machine))
