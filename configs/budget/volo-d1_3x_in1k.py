@@ -1,4 +1,4 @@
-# VOLO-D1 on ImageNet in a third of the compute that its recipe's 100 epochs take:
+# VOLO-D1 on ImageNet in a third of the compute that its recipe takes:
 # four stages of equal compute. What such a schedule does was measured on small
 # data only (docs/results.md).
 #

@@ -164,7 +164,7 @@ class TestSchedule:
 
     @pytest.mark.parametrize('kind, end, warned', [
         ('CosineAnnealingLR', 3, False), ('CosineAnnealingLR', 100, True), ('PolyLR', 2, True),
-        ('LinearLR', 1, False)])
+        ('CycleCosineLR', 110, True), ('LinearLR', 1, False)])
     def test_learning_rate_of_other_epochs_warns(self, log, kind, end, warned):
         schedulers = [dict(type='LinearLR', end=1), dict(type=kind, begin=1, end=end)]
         prepare(make_config(param_scheduler=schedulers))

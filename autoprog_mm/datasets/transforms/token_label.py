@@ -29,7 +29,8 @@ class LoadTokenLabel(BaseTransform):
     It belongs behind all crops and flips: behind one
     ``ProgressiveRandomResizedCrop`` and at most one ``RandomFlip``, whose box
     and direction it applies to the map. Other transforms that move pixels,
-    such as the rotations of RandAugment, are not applied, as in TokenLabeling.
+    such as the rotations of RandAugment, are not applied; in TokenLabeling they
+    are.
     ``PackInputs`` needs ``algorithm_keys=('token_label', 'token_label_box')``.
 
     **Required Keys:**
