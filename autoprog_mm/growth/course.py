@@ -168,20 +168,28 @@ class Course:
                 f'of the {len(rows)} stages. {way_out}')
         if self._search is None:
             return
-        before = [self.stages[0].subnet]
+        before, needs = [self.stages[0].subnet], []
         for stage, choices in zip(self.stages, stage_choices(self.stages, self._search.bounds)):
-            share = self.budget * self._shares[stage.index] / sum(self._shares)
             for current in before:
                 candidates = stage_candidates(
                     self.stages, stage.index, current, self._search.bounds)
-                if len(candidates) == 1:
-                    continue
-                cost = self.search_cost(candidates) + max(self.costs[c] for c in candidates)
-                if cost > share:
-                    raise UserError(
-                        f'search.epochs ({self._search.epochs}) may need more than the budget of '
-                        f'a stage: the search of stage {stage.index}, and an epoch of what it '
-                        f'chooses, cost up to {cost:.3g} epochs of the full network, and the '
-                        f'stage has {share:.3g}. Lower speedup or num_stages of AutoProgHook, or '
-                        'set search=None.')
+                if len(candidates) > 1:
+                    cost = self.search_cost(candidates) + max(self.costs[c] for c in candidates)
+                    share = self._shares[stage.index] / sum(self._shares)
+                    needs.append((share * self.epochs / cost, stage.index, cost, share))
             before = choices
+        allowed, index, cost, share = min(needs, default=(math.inf, ) * 4)
+        if allowed >= self.speedup:
+            return
+        largest = math.floor(100 * min(allowed, self.epochs / sum(rows))) / 100
+        if not share:
+            way_out = f'Give stage {index} a share in stage_shares of AutoProgHook'
+        elif largest >= 1:
+            way_out = f'The largest speedup that works is {largest:g}; or lower num_stages'
+        else:
+            way_out = 'Lower search.epochs, search.eval_batches or num_stages'
+        raise UserError(
+            f'search.epochs ({self._search.epochs}) may need more than the budget of a stage: the '
+            f'search of stage {index}, and an epoch of what it chooses, cost up to {cost:.3g} '
+            f'epochs of the full network, and with speedup={self.speedup:g} the stage has '
+            f'{share * self.budget:.3g}. {way_out}, or set search=None.')
