@@ -2,6 +2,7 @@
 """The state of a run of stages in a checkpoint: out, in, and what must match."""
 import logging
 from dataclasses import astuple
+from itertools import chain, repeat
 from typing import List, Optional, Sequence
 
 from mmengine.hooks import EarlyStoppingHook
@@ -14,6 +15,7 @@ from ..models.weights import SAVED_IN_MODEL, STATE
 from ..utils.errors import UserError
 from ..utils.modules import unwrap
 from .checkpoint import differing_parameters
+from .loops import recipe_validations, validates
 from .optimizers import MoGrowMixin
 from .run_budget import RunBudget
 from .run_settings import check_settings
@@ -163,14 +165,18 @@ def recall_validations(runner) -> None:
     Args:
         runner (Runner): One that has read a checkpoint.
     """
+    loop = runner.train_loop
+    counts = [recipe_validations(loop, epoch) for epoch in range(1, runner.epoch + 1)
+              if validates(loop, epoch)] if getattr(loop, 'course', None) else []
     for hook in runner.hooks:
         scores = runner.message_hub.log_scalars.get(f'val/{getattr(hook, "monitor", None)}')
         if not isinstance(hook, EarlyStoppingHook) or scores is None:
             continue
-        for score in scores.data[0].tolist():
+        for score, count in zip(scores.data[0].tolist(), chain(counts, repeat(1))):
+            hook.wait_count += count - 1
             stops, reason = hook._check_stop_condition(score)
             if stops:
-                runner.train_loop.stop_training = True
+                loop.stop_training = True
                 print_log(
                     f'The run that is resumed was stopped early, and is stopped again: {reason} '
                     'Set other options of EarlyStoppingHook to go on.', logger='current',

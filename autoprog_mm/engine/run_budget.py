@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Dict, List, Optional, Sequence
 
 from mmengine.logging import print_log
+from mmpretrain.engine.hooks import PreciseBNHook, SwitchRecipeHook, WarmupParamHook
 
 from ..growth.budget import check_budget
 from ..growth.course import Course
@@ -23,6 +24,9 @@ from .stage_inputs import StageInputs
 from .step_times import time_training_steps
 
 _LEAST_SPEED_UP = 1.1  # a run that saves less warns
+# Hooks of mmpretrain that count epochs of the run, by what.
+_COUNTING = {SwitchRecipeHook: 'action_epoch', WarmupParamHook: 'warmup_epochs',
+             PreciseBNHook: 'interval'}
 
 
 class RunBudget:
@@ -106,6 +110,12 @@ class RunBudget:
                 'train_cfg.dynamic_intervals counts epochs of a run, which speedup of '
                 'AutoProgHook changes. Use val_interval, which counts those of the recipe, or '
                 'speedup=None.')
+        for hook in runner.hooks:
+            for kind, option in _COUNTING.items():
+                if isinstance(hook, kind):
+                    raise UserError(
+                        f'{type(hook).__name__} of custom_hooks counts epochs of a run ({option}), '
+                        'which speedup of AutoProgHook changes. Leave it out, or use speedup=None.')
         subnets = {stage.subnet for stage in stages}.union(
             *stage_choices(stages, search is not None))
         costs = {Subnet(*subnet): cost for *subnet, cost in state['course']['costs']} if state \

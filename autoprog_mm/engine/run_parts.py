@@ -8,6 +8,7 @@ from mmengine.hooks import CheckpointHook, EMAHook, SyncBuffersHook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop
+from mmpretrain.engine.hooks import SwitchRecipeHook
 from mmpretrain.registry import HOOKS
 
 from ..datasets.pipelines import ProgressivePipelines
@@ -168,6 +169,12 @@ def _check_hooks(runner) -> None:
                 f'{type(hook).__name__} saves objects that torch.load refuses, so that a run with '
                 "AutoProgHook could not be resumed. Set default_hooks.checkpoint="
                 "dict(type='SafeCheckpointHook'), or None for no checkpoints.")
+        # It sets an attribute of the dataset that it finds, which only wraps the one with images.
+        if isinstance(hook, SwitchRecipeHook) and any(
+                'train_pipeline' in recipe for recipe in hook.schedule.values()):
+            raise UserError(
+                'SwitchRecipeHook with train_pipeline would switch nothing, for AutoProgHook has '
+                'pipelines follow its stages. Leave train_pipeline out of its schedule.')
     if is_model_wrapper(runner.model) and _has_own_statistics(runner.model) and not any(
             isinstance(hook, SyncBuffersHook) for hook in runner.hooks):
         raise UserError(

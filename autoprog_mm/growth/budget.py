@@ -155,11 +155,15 @@ class Timeline:
         """
         if epoch >= self.spendings[-1].end_epoch:
             return self.epochs >= begin
-        # The first multiple that isn't before `begin`.
+        return self.dues(epoch, interval, begin) > 0
+
+    def dues(self, epoch: int, interval: int, begin: int = 0) -> int:
+        """How often something is due in an epoch, see :meth:`is_due`; at the end maybe never."""
+        # From the first multiple on that isn't before `begin`.
         return self.passes(epoch, interval, math.ceil(begin / interval) * interval)
 
-    def passes(self, epoch: int, interval: int, start: int = 0) -> bool:
-        """Whether the recipe comes to ``start`` or whole intervals after it in an epoch.
+    def passes(self, epoch: int, interval: int, start: int = 0) -> int:
+        """How often the recipe comes to ``start`` or whole intervals after it in an epoch.
 
         Args:
             epoch (int): The epoch, from 1.
@@ -167,6 +171,6 @@ class Timeline:
             start (int): Epoch of the recipe, from 1. Defaults to 0, which no
                 epoch comes to.
         """
-        before, now = (math.floor((self.recipe_epoch(e) - start) / interval + 1e-9)
+        before, now = (max(-1, math.floor((self.recipe_epoch(e) - start) / interval + 1e-9))
                        for e in (epoch - 1, epoch))
-        return now > before and now >= 0
+        return now - before

@@ -180,21 +180,29 @@ class Course:
         ways = [[stage_candidates(self.stages, stage.index, current) for current in before]
                 for stage, before in zip(self.stages, reachable)]
         self._least = [max(map(self._least_of, of_stage)) for of_stage in ways]
-        for stage, of_stage in zip(self.stages, ways):
-            share = self.budget * self._shares[stage.index] / sum(self._shares)
-            # Others may need more than their own.
-            share = min(share, self.budget - sum(self._least) + self._least[stage.index])
-            for candidates in of_stage:
-                if len(candidates) == 1:
-                    continue
-                cost = self._least_of(candidates)
-                if cost > share + 1e-9:
-                    raise UserError(
-                        f'search.epochs ({self._search.epochs}) may need more than the budget of '
-                        f'a stage: the search of stage {stage.index}, and an epoch of what it '
-                        f'chooses, cost up to {cost:.3g} epochs of the full network, and the '
-                        f'stage has {share:.3g}. Lower speedup or num_stages of AutoProgHook, or '
-                        'set search=None.')
+        # Share of the budget, what it must pay, and of what.
+        needs = [(self._shares[i] / sum(self._shares), self._least[i],
+                  f'the search of stage {i}, and an epoch of what it chooses,', 'the stage')
+                 for i, of_stage in enumerate(ways) if any(len(c) > 1 for c in of_stage)]
+        if needs:
+            needs.append((1., sum(self._least), 'all searches, and an epoch of what they choose,',
+                          'the run'))
+        share, cost, what, whose = min(
+            needs, key=lambda need: need[0] / need[1], default=(1., 0., '', ''))
+        if cost <= share * self.budget * (1 + 1e-9):
+            return
+        largest = math.floor(100 * share * self.epochs / cost) / 100
+        if not share:
+            way_out = 'Give it a share in stage_shares of AutoProgHook'
+        elif largest >= 1:
+            way_out = f'The largest speedup that works is {largest:g}; or lower num_stages'
+        else:
+            way_out = 'Lower search.epochs, search.eval_batches or num_stages'
+        raise UserError(
+            f'search.epochs ({self._search.epochs}) may need more than the budget of {whose}: '
+            f'{what} cost up to {cost:.3g} epochs of the full network, and with '
+            f'speedup={self.speedup:g} {whose} has {share * self.budget:.3g}. {way_out}, or set '
+            'search=None.')
 
     def _least_of(self, candidates: Sequence[Subnet]) -> float:
         """What a stage costs at least: its search, and an epoch of whatever is chosen."""

@@ -66,6 +66,14 @@ def test_recipe_intervals_come_due_when_they_are_passed():
     assert [e for e in range(1, 8) if plain.is_due(e, 3, begin=4)] == [6, 7]
 
 
+def test_a_dear_epoch_passes_several_moments_of_the_recipe():
+    # As above: the last two epochs pass two of the recipe's each, its fifth to eighth.
+    timeline = Timeline([Spending(0, 10, 0.2), Spending(10, 12, 1.)], epochs=8)
+    assert [timeline.dues(e, 1) for e in range(1, 13)] == [0, 0, 1, 0, 1, 0, 0, 1, 0, 1, 2, 2]
+    assert [timeline.dues(e, 1, begin=6) for e in (10, 11, 12)] == [0, 1, 2]
+    assert [timeline.dues(e, 3) for e in (10, 11, 12)] == [0, 1, 0]
+
+
 def test_recipe_intervals_count_from_their_start():
     """As those of mmengine's ``every_n_epochs``, for ``save_begin`` of checkpoints."""
     plain = Timeline([Spending(0, 7, 1.)], epochs=7)

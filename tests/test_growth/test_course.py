@@ -1,5 +1,6 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 import random
+import re
 
 import pytest
 
@@ -198,9 +199,27 @@ def test_the_largest_speedup_that_is_named_works():
 
 
 def test_a_search_that_its_stage_cannot_pay_is_refused():
-    search = OneShotSearch(epochs=2, cost='flops')
-    with pytest.raises(ValueError, match=r'search.epochs \(2\) may need more than the '):
+    search = OneShotSearch(epochs=2, eval_batches=5, cost='flops')
+    with pytest.raises(ValueError, match=r'search.epochs \(2\) may need more than the .*The '
+                       r'largest speedup that works is ([\d.]+); or lower num_stages') as error:
         course(4, epochs=20, search=search)
+    # The one that is named works, and a hundredth more does not.
+    largest = float(re.search(r'works is ([\d.]+);', str(error.value))[1])
+    assert 1 < largest < 4
+    assert lengths(course(largest, epochs=20, search=search))
+    with pytest.raises(ValueError, match='may need more'):
+        course(largest + 0.01, epochs=20, search=search)
+
+
+@pytest.mark.parametrize('epochs, shares, way_out', [
+    (8, None, 'Lower search.epochs, search.eval_batches or num_stages, or set search=None'),
+    (100, [1, 0, 1, 1], 'Give stage 1 a share in stage_shares of AutoProgHook, or set search=None'),
+])
+def test_a_search_that_no_speedup_can_pay_names_the_setting(epochs, shares, way_out):
+    search = OneShotSearch(epochs=2, eval_batches=5, cost='flops')
+    with pytest.raises(ValueError, match=f'may need more than the budget of a stage.*{way_out}'):
+        course(1, epochs=epochs, search=search, shares=shares)
+    assert sum(lengths(course(1, epochs=epochs, shares=shares)))  # but for its search it works
 
 
 def assert_foreseen(mine, search, epoch, candidates):

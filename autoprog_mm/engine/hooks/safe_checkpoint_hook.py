@@ -21,7 +21,7 @@ from ..checkpoint import (
     unpack,
 )
 from ..loaded_weights import never_resume_a_test
-from ..loops import ResumableTrainLoop, validates
+from ..loops import ResumableTrainLoop, validate, validates
 
 # Not to begin with 'val', or the logger would take it for a metric.
 _VALIDATED = 'last_validated_epoch'
@@ -147,7 +147,7 @@ class SafeCheckpointHook(CheckpointHook):
         if due and hub.get_info(_VALIDATED) != epoch:
             runner.logger.info(
                 f'Validating epoch {epoch}, of which this checkpoint knows no result.')
-            runner.val_loop.run()
+            validate(runner)
 
     def _check_steps(self, runner) -> None:
         if self.by_epoch or not isinstance(runner.train_loop, EpochBasedTrainLoop):

@@ -2,6 +2,7 @@
 from typing import Optional
 
 import torch.nn as nn
+from mmengine.hooks import EarlyStoppingHook
 from mmengine.runner import EpochBasedTrainLoop
 from mmpretrain.registry import LOOPS
 
@@ -22,6 +23,33 @@ def validates(loop: EpochBasedTrainLoop, epoch: int) -> bool:
         return course.timeline.is_due(epoch, loop.val_interval, loop.val_begin)
     return epoch >= loop.val_begin and (
         epoch % loop.val_interval == 0 or epoch == loop.max_epochs)
+
+
+def recipe_validations(loop: EpochBasedTrainLoop, epoch: int) -> int:
+    """How many validations of the recipe the one after an epoch stands for.
+
+    A dear epoch of a budget may pass several of them.
+
+    Args:
+        loop (EpochBasedTrainLoop): The training loop.
+        epoch (int): The epoch, from 1, which is followed by a validation.
+    """
+    course = getattr(loop, 'course', None)
+    return 1 if course is None else max(
+        1, course.timeline.dues(epoch, loop.val_interval, loop.val_begin))
+
+
+def validate(runner) -> None:
+    """Run the validation after an epoch; patience counts those of the recipe.
+
+    Args:
+        runner (Runner): One between two epochs.
+    """
+    more = recipe_validations(runner.train_loop, runner.epoch) - 1
+    for hook in runner.hooks:
+        if isinstance(hook, EarlyStoppingHook):
+            hook.wait_count += more  # it adds one itself, or begins anew
+    runner.val_loop.run()
 
 
 @LOOPS.register_module()
@@ -81,7 +109,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
                 self.run_epoch()
                 self._decide_current_val_interval()
                 if runner.val_loop is not None and validates(self, self._epoch):
-                    runner.val_loop.run()
+                    validate(runner)
             runner.call_hook('after_train')
             return runner.model
         except BaseException:

@@ -61,6 +61,10 @@ CONSTRUCTORS = {
     'shares without a speed-up': (hook(stage_shares=[1, 1, 1, 1]), 'Set speedup of AutoProgHook'),
     'shares of other stages': (hook(speedup=2, stage_shares=[1, 1]),
                                r'stage_shares must be 4 numbers.*\[1, 1\]'),
+    'shares of nothing': (hook(speedup=2, stage_shares=[0, 0, 0, 0]), 'must have a positive sum'),
+    'negative share': (hook(speedup=2, stage_shares=[1, 1, -1, 1]),
+                       r'stage_shares\[2\] must be a number of at least 0, but got -1'),
+    'speed-up of no number': (hook(speedup=float('nan')), 'speedup must be .*, but got nan'),
     'unknown budget': (hook(budget='joule'), "budget must be one of .*'joule'"),
     'decay of 1': (wrapper(ema_decays=(0.9, 1.)), r'ema_decays.*\(0, 1\)'),
     'no decays': (wrapper(ema_decays=()), r'ema_decays.*empty'),
@@ -197,6 +201,10 @@ TOGETHER = {
         lambda cfg: cfg.default_hooks.checkpoint.update(save_best='accuracy/top5'),
         r"save_best of SafeCheckpointHook is 'accuracy/top5', but the validation gives "
         r"'accuracy/top1'\. Did you mean 'accuracy/top1'"),
+    'a pipeline that would not be switched': (
+        lambda cfg: cfg.custom_hooks.append(dict(type='SwitchRecipeHook', schedule=[
+            dict(action_epoch=3, train_pipeline=[])])),
+        'SwitchRecipeHook with train_pipeline would switch nothing'),
     'patience for what is not measured': (
         lambda cfg: cfg.custom_hooks.append(dict(type='EarlyStoppingHook', monitor='accuracy')),
         r"monitor of EarlyStoppingHook is 'accuracy'"),

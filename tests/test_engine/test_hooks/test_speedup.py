@@ -135,13 +135,23 @@ def test_resume_is_exact_after_a_decision(jpeg_root, tmp_path):
     (dict(custom_hooks__0__speedup=50.), r'speedup=50 of AutoProgHook leaves too little'),
     (dict(train_cfg=dict(_delete_=True, by_epoch=True, max_epochs=8)),
      r"needs train_cfg.type='ResumableTrainLoop'"),
+    (dict(train_cfg=dict(_delete_=True, by_epoch=False, max_iters=48)),
+     'AutoProgHook needs an EpochBasedTrainLoop, but train_cfg builds IterBasedTrainLoop'),
+    (dict(custom_hooks__2=dict(type='SwitchRecipeHook', schedule=[
+        dict(action_epoch=3, batch_augments=None)])),
+     r'SwitchRecipeHook of custom_hooks counts epochs of a run \(action_epoch\)'),
+    (dict(custom_hooks__2=dict(type='WarmupParamHook', param_name='x', module_name='head',
+                               warmup_epochs=1)), r'WarmupParamHook .*\(warmup_epochs\)'),
     (dict(train_cfg__dynamic_intervals=[(3, 2)]), 'train_cfg.dynamic_intervals counts epochs of'),
     (dict(param_scheduler=[dict(type='ReduceOnPlateauLR', monitor='loss')]),
      'ReduceOnPlateauLR of param_scheduler waits for validations'),
 ])
 def test_what_cannot_be_promised_is_refused_before_training(jpeg_root, tmp_path, options, message):
+    hook = options.pop('custom_hooks__2', None)
+    cfg = micro_config(jpeg_root, tmp_path, **{**SPEEDUP, **options})
+    cfg.custom_hooks += [hook] * (hook is not None)
     with pytest.raises(UserError, match=message):
-        run(micro_config(jpeg_root, tmp_path, **{**SPEEDUP, **options}))
+        run(cfg)
 
 
 def test_measured_costs_are_kept_on_resume(jpeg_root, tmp_path, monkeypatch):
