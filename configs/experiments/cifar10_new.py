@@ -28,6 +28,8 @@ for _speedup in (2, 3, 4.5):
 
 tables = [
     dict(name='main', arms=list(arms)),
+    dict(name='equal', kind='equal', arms=list(arms)),
+    dict(name='curve', kind='curve', arms=list(arms)),
 ]
 
 del _grown, _speedup
