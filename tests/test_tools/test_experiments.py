@@ -296,7 +296,7 @@ def test_arms_are_named_after_what_they_are():
 def test_new_images_are_of_no_other_suite_and_nothing_is_tuned_on_them():
     suites = {name: read_suite(str(ROOT / 'configs' / 'experiments' / f'cifar10_{name}.py'))
               for name in ('cpu', 'new', 'long')}
-    images = [range(1000)]  # what cifar10_tuning.py trains on and validates with
+    images = [range(1000)]  # that settings are chosen on
     for name, suite in suites.items():
         cfg = make_config(str(ROOT / 'configs' / 'experiments'), suite, 'full', 20, {})
         most = cfg.train_dataloader.dataset.max_per_class

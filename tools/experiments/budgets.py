@@ -6,8 +6,8 @@ from typing import Dict, List, Optional, Sequence
 
 
 def is_full(arm: dict) -> bool:
-    """Whether an arm trains the full network from the start."""
-    return arm.get('hook', {}).get('num_stages', 1) == 1
+    """Whether an arm trains the full network from the start, with nothing else changed."""
+    return arm.get('hook', {}).get('num_stages', 1) == 1 and not arm.get('optim_wrapper')
 
 
 def speedup_of(arm: dict) -> Optional[float]:
