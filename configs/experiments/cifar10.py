@@ -30,6 +30,9 @@ for _net in ('deit-s', 'deit-t'):
         arms[_name] = dict(_arm, base=f'./_base_/{_net}_cifar10.py')
     tables += [
         dict(name=_net, arms=[_name for _name in _mine if 'full ' not in _name]),
+        dict(name=f'{_net}-rivals', kind='rivals', arms=list(_mine)),
+        dict(name=f'{_net}-equal', kind='equal', arms=list(_mine)),
+        dict(name=f'{_net}-curve', kind='curve', arms=list(_mine)),
         dict(name=f'{_net}-ledger', kind='ledger', arms=list(_mine)),
     ]
 

@@ -30,6 +30,9 @@ for _name, _arm in (('full', _full), ('growth', _grown)):
 
 tables = [
     dict(name='main', arms=['full', 'growth 2', 'growth 3', 'growth 4.5', 'growth 6']),
+    dict(name='rivals', kind='rivals', arms=list(arms)),
+    dict(name='equal', kind='equal', arms=list(arms)),
+    dict(name='curve', kind='curve', arms=list(arms)),
     dict(name='ledger', kind='ledger', arms=['full', 'full 3', 'growth 3']),
 ]
 

@@ -32,6 +32,8 @@ for _speedup in (2, 4):
 
 tables = [
     dict(name='main', arms=list(arms)),
+    dict(name='equal', kind='equal', arms=list(arms)),
+    dict(name='curve', kind='curve', arms=list(arms)),
 ]
 
 del _grown, _speedup

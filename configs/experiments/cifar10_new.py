@@ -1,7 +1,7 @@
 # Images that nobody has tuned on: those of CIFAR-10's train/ that come 1,001st to 2,000th
-# in each class. cifar10_cpu.py has the first 500, cifar10_tuning.py the first 1,000, and
-# cifar10_long.py the 2,500 after these. Network, recipe and growth are cifar10_cpu.py's.
-# Some 5 to 20 minutes a run on a CPU.
+# in each class. cifar10_cpu.py has the first 500, settings were chosen on the first 1,000,
+# and cifar10_long.py has the 2,500 after these. Network, recipe and growth are those of
+# cifar10_cpu.py. Some 5 to 20 minutes a run on a CPU.
 #
 # Command:  python tools/experiments/run.py configs/experiments/cifar10_new.py --jobs 2
 #           --cfg-options data_root=/path/to/folder
@@ -28,6 +28,8 @@ for _speedup in (2, 3, 4.5):
 
 tables = [
     dict(name='main', arms=list(arms)),
+    dict(name='equal', kind='equal', arms=list(arms)),
+    dict(name='curve', kind='curve', arms=list(arms)),
 ]
 
 del _grown, _speedup

@@ -32,6 +32,9 @@ for _name, _arm in (('full', _full), ('growth', _grown)):
 
 tables = [
     dict(name='main', arms=['full', 'growth 2', 'growth 3.5']),
+    dict(name='rivals', kind='rivals', arms=list(arms)),
+    dict(name='equal', kind='equal', arms=list(arms)),
+    dict(name='curve', kind='curve', arms=list(arms)),
     dict(name='ledger', kind='ledger', arms=['full', 'full 3.5', 'growth 3.5']),
 ]
 

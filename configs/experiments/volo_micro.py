@@ -26,6 +26,9 @@ for _name, _arm in (('full', _full), ('growth', _grown)):
 
 tables = [
     dict(name='main', arms=['full', 'growth 2', 'growth 3']),
+    dict(name='rivals', kind='rivals', arms=list(arms)),
+    dict(name='equal', kind='equal', arms=list(arms)),
+    dict(name='curve', kind='curve', arms=list(arms)),
 ]
 
 del _grown, _full, _name, _arm, _speedup

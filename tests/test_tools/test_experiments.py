@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import time
-from math import lgamma, pi
 from pathlib import Path
 
 import cv2
@@ -30,15 +29,11 @@ PAGE = ROOT / 'docs' / 'results.md'
 
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(TOOLS)
-    import paired
     import processes
-    import table
     import train_run
-    from results import check_old_results, read_results
+    from results import read_results
     from suite import fingerprint, make_config, read_suite
 
-# Of suites as they were: figures of those of today are to replace these.
-OLD_RESULTS = {'cifar10_cpu', 'mnist5k'}
 # What the last arm that grows begins with, by hand.
 SMALLEST = dict(mnist5k=Subnet(3, 16), volo_micro=Subnet(3, 24), cifar10=Subnet(5, 12),
                 cifar10_cpu=Subnet(5, 12), cifar10_new=Subnet(5, 12), cifar10_long=Subnet(5, 12),
@@ -180,6 +175,9 @@ def test_run_that_fails(suite, monkeypatch, tmp_path):
     (("options = {", "option = {"), "unknown: \\['option'\\]"),
     (("arms=['baseline', 'prog']", "arms=['baseline', 'progg']"), "\\['progg'\\]"),
     (("'prog': dict(", "'prog': dict(base='other.py',"), 'different configs'),
+    (("name='main'", "name='main', kind='rivals'"), r"there is none for \['prog'\]"),
+    (("name='main', arms=['baseline', ", "name='main', kind='curve', arms=["),
+     'must have arms that grow, and the full network'),
 ])
 def test_mistakes_in_a_suite(suite, change, message):
     assert change[0] in SUITE
@@ -298,7 +296,7 @@ def test_arms_are_named_after_what_they_are():
 def test_new_images_are_of_no_other_suite_and_nothing_is_tuned_on_them():
     suites = {name: read_suite(str(ROOT / 'configs' / 'experiments' / f'cifar10_{name}.py'))
               for name in ('cpu', 'new', 'long')}
-    images = [range(1000)]  # what cifar10_tuning.py trains on and validates with
+    images = [range(1000)]  # that settings are chosen on
     for name, suite in suites.items():
         cfg = make_config(str(ROOT / 'configs' / 'experiments'), suite, 'full', 20, {})
         most = cfg.train_dataloader.dataset.max_per_class
@@ -309,130 +307,3 @@ def test_new_images_are_of_no_other_suite_and_nothing_is_tuned_on_them():
         assert len(shared) > 1 and all(
             suite['arms'][arm] == suites['cpu']['arms'][arm] for arm in shared)
     assert [len(part) for part in images[1:]] == [500, 1000, 2500]
-
-
-# --------------------------------------------------------------------- tables
-
-
-def result(arm, seed, top1, seconds, **other):
-    stage = dict(subnet=dict(depth=2, resolution=16), search=None,
-                 seconds=dict(data=1., train=seconds - 1.5, search=0., growth=0.5, val=9.))
-    record = dict(stages=[stage], train_seconds=seconds,
-                  run=dict(device='CPU, 1 threads', versions=dict(torch='2.13.0')))
-    return dict(arm=arm, seed=seed, top1=top1, top1_online=top1 - 1, train_seconds=seconds,
-                date='2026-01-02', jobs=2, cores=1, record=record,
-                machine=dict(cpu='a CPU', cores=2, python='3.11.7', gpu=None), **other)
-
-
-@pytest.fixture
-def results(tmp_path):
-    runs = [result('baseline', 1, 90., 100.), result('baseline', 2, 91., 110.),
-            result('baseline', 3, 92., 120.), result('prog', 1, 91., 50.),
-            result('prog', 2, 91.5, 50.), result('prog', 3, 94., 80.)]
-    path = tmp_path / 'results.json'
-    path.write_text(json.dumps(dict(
-        schema=1, suite='s', seeds=[1, 2, 3], arms=dict(baseline={}, prog={}, other={}),
-        runs=runs, tables=[
-            dict(name='main', arms=['baseline', 'prog', 'other']),
-            dict(name='ema', kind='weights', arms=['prog']),
-            dict(name='ledger', kind='ledger', arms=['prog'])])))
-    return path
-
-
-# Strict: the mark goes when new figures come.
-committed = pytest.mark.parametrize('path', [
-    pytest.param(path, id=path.stem, marks=[pytest.mark.xfail(
-        strict=True, reason='of a suite as it was')] if path.stem in OLD_RESULTS else [])
-    for path in RESULTS])
-
-
-def test_paired_differences_by_hand():
-    """Differences 1, 0.5, 2: mean 7/6, s = sqrt(7/12), t(2) = 4.303."""
-    found = paired.paired({1: 91., 2: 91.5, 3: 94., 9: 0.}, {1: 90., 2: 91., 3: 92.})
-    assert found.mean == pytest.approx(7 / 6)
-    assert found.half == pytest.approx(4.303 * (7 / 12)**0.5 / 3**0.5)
-    assert found.pairs == 3 and str(found) == '+1.17 [-0.73, +3.06], 3 pairs'
-    assert str(paired.paired({1: 2.}, {1: 1.})) == '+1.00 (one pair)'
-    assert paired.paired({1: 2.}, {2: 1.}) is None
-
-
-def test_t_quantiles():
-    """By integrating Student's density, in place of looking them up."""
-    for freedom, quantile in enumerate(paired.T_975, 1):
-        x = np.linspace(0, quantile, 200001)
-        log_scale = lgamma((freedom + 1) / 2) - lgamma(freedom / 2) - np.log(freedom * pi) / 2
-        density = np.exp(log_scale - (freedom + 1) / 2 * np.log1p(x**2 / freedom))
-        assert 0.5 + np.trapezoid(density, x) == pytest.approx(0.975, abs=5e-5)
-
-
-def test_table_by_hand(results):
-    lines = table.Results(str(results)).table('main').splitlines()
-    assert lines[2] == '| baseline | 3 | 91.00 ± 1.00 |  | 110.0 ± 10.0 |  |  |'
-    # (100 + 110 + 120) / (50 + 50 + 80) = 1.83; 100/50, 110/50 and 120/80 by seed.
-    assert lines[3] == ('| prog | 3 | 92.17 ± 1.61 | +1.17 [-0.73, +3.06], 3 pairs | 60.0 ± 17.3 | '
-                        '1.83 | 1.50 to 2.20 |')
-    assert lines[-1] == 'Not run: other.'
-
-
-def test_missing_seeds_are_told(results):
-    data = json.loads(results.read_text())
-    data['runs'] = [row for row in data['runs'] if (row['arm'], row['seed']) != ('prog', 2)]
-    results.write_text(json.dumps(data))
-    text = table.Results(str(results)).table('main')
-    # 91 - 90 and 94 - 92; (100 + 120) / (50 + 80).
-    assert '| +1.50 [-4.85, +7.85], 2 pairs |' in text and '| 1.69 |' in text
-    assert text.endswith('\nNot run: prog (seeds 2); other.\n')
-
-
-def test_other_tables(results):
-    results = table.Results(str(results))
-    assert '| prog | 3 | 92.17 ± 1.61 | 91.17 ± 1.61 | +1.00 [+1.00, +1.00], 3 pairs |' in \
-        results.table('ema')
-    assert '| prog | 1 | 1.0 | 58.5 | 0.0 | 0.5 |' in results.table('ledger')
-    assert results.table('runs').count('\n') == 2 + 6
-    assert '2026-01-02: a CPU, 2 cores, 2 runs at once with 1 cores each; torch 2.13.0, ' in \
-        results.table('machine')
-    with pytest.raises(ValueError, match="no table 'mein'"):
-        results.table('mein')
-
-
-def test_page_is_filled_and_the_rest_stays(results):
-    page = ('# A\n<!-- table: s main -->\nold\n<!-- end -->\ntext\n'
-            '<!-- table: t main -->\nother\n<!-- end -->\n')
-    filled = table.fill(page, {'s': table.Results(str(results))})
-    assert 'old' not in filled and '| prog | 3 |' in filled
-    assert filled.startswith('# A\n') and filled.endswith(
-        '\ntext\n<!-- table: t main -->\nother\n<!-- end -->\n')
-    assert table.fill(filled, {'s': table.Results(str(results))}) == filled
-
-
-@pytest.mark.parametrize('path', RESULTS, ids=lambda path: path.stem)
-def test_page_has_the_tables_of_the_committed_results(path):
-    """No figure on the page was typed, and all that was run is there."""
-    results = table.Results(str(path))
-    text = PAGE.read_text(encoding='utf-8')
-    assert table.fill(text, {results.suite: results}) == text
-    places = [(suite, name) for _, suite, name, _, _ in table.PLACE.findall(text)]
-    assert {suite for suite, _ in places} == {path.stem for path in RESULTS}
-    assert {name for suite, name in places if suite == results.suite} == {
-        'machine', 'runs', *results.tables}
-
-
-@committed
-def test_committed_results_are_of_matched_runs(path):
-    """Of the suite's configs, on the same machine; a seed once an arm, and no path of a machine."""
-    data = json.loads(path.read_text())
-    suite = ROOT / 'configs' / 'experiments' / f'{data["suite"]}.py'
-    check_old_results(read_suite(str(suite)), str(suite.parent), {}, str(path))
-    assert 'data_root' not in path.read_text()
-    by_base = {}
-    for row in data['runs']:
-        told = row['record']['run']
-        assert told['seed'] == row['seed'] and row['record']['finished']
-        by_base.setdefault(data['arms'][row['arm']]['base'], set()).add(json.dumps(
-            [told[key] for key in ('epochs', 'batch_size', 'steps_per_epoch', 'samples',
-                                   'dataset', 'versions', 'device')] +
-            [row['machine'], row['jobs'], row['cores']]))
-    assert all(len(kinds) == 1 for kinds in by_base.values())
-    pairs = [(row['arm'], row['seed']) for row in data['runs']]
-    assert len(pairs) == len(set(pairs))

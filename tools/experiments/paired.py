@@ -32,6 +32,14 @@ class Difference:
                 f'{self.pairs} pairs')
 
 
+def mean_difference(differences: Sequence[float]) -> Difference:
+    """The mean of some values, with its interval."""
+    count = len(differences)
+    half = None if count == 1 else \
+        T_975[min(count - 1, len(T_975)) - 1] * stdev(differences) / count**0.5
+    return Difference(mean(differences), half, count)
+
+
 def paired(values: Dict[int, float], reference: Dict[int, float]) -> Optional[Difference]:
     """Compare two arms seed by seed.
 
@@ -43,12 +51,7 @@ def paired(values: Dict[int, float], reference: Dict[int, float]) -> Optional[Di
         Difference | None: Of the seeds that both have; None if there are none.
     """
     differences = [values[seed] - reference[seed] for seed in sorted(set(values) & set(reference))]
-    if not differences:
-        return None
-    count = len(differences)
-    half = None if count == 1 else \
-        T_975[min(count - 1, len(T_975)) - 1] * stdev(differences) / count**0.5
-    return Difference(mean(differences), half, count)
+    return mean_difference(differences) if differences else None
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:

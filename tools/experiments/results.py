@@ -10,7 +10,7 @@ from suite import fingerprint, make_config
 
 from autoprog_mm.utils import UserError, write_atomically
 
-SCHEMA = 1
+SCHEMA = 2  # of 1, runs do not say what they have computed
 
 
 def read_results(path: str) -> dict:

@@ -6,6 +6,7 @@ import os.path as osp
 from copy import deepcopy
 from functools import cache
 
+from budgets import find_baseline, find_rival, is_full
 from mmengine.config import Config, ConfigDict
 
 from autoprog_mm.launch import read_config
@@ -19,7 +20,7 @@ ARM_KEYS = {
     'optim_wrapper': {'growth', 'optimizer_state', 'ema_decays'},
 }
 SUITE_KEYS = {'base', 'seeds', 'arms', 'tables', 'options', 'about'}
-TABLE_KINDS = {'compare', 'weights', 'choices', 'ledger'}
+TABLE_KINDS = {'compare', 'rivals', 'equal', 'curve', 'weights', 'choices', 'ledger'}
 # What the options of all runs may not set, since it is an arm's or the seed's.
 NO_OPTIONS = ('custom_hooks', 'randomness', 'work_dir', *(
     f'optim_wrapper.{key}' for key in sorted(ARM_KEYS['optim_wrapper'])))
@@ -77,6 +78,15 @@ def _check_table(path: str, table: dict, arms: dict) -> None:
     bases = sorted({arms[arm]['base'] for arm in table['arms']})
     if len(bases) > 1:
         raise UserError(f'{where} compares runs of different configs: {bases}.')
+    names, kind = table['arms'], table.get('kind')
+    grown = [name for name in names if not is_full(arms[name])]
+    alone = [name for name in grown if find_rival(arms, names, name) is None]
+    if kind == 'rivals' and alone:
+        raise UserError(f'{where} must have the full network (num_stages=1) with the speedup of '
+                        f'each arm that grows, but there is none for {alone}.')
+    if kind in ('equal', 'curve') and (not grown or find_baseline(arms, names) is None):
+        raise UserError(f'{where} must have arms that grow, and the full network (num_stages=1) '
+                        f'without speedup, but has {names}.')
 
 
 def check_options(name: str, options: dict) -> None:
