@@ -15,7 +15,7 @@ from ..datasets.class_folders import ClassFolders
 from ..datasets.class_images import ClassImages, check_known, class_name, find_images
 from ..engine.checkpoint import MODEL_CONFIG
 from ..models import read_weights
-from ..utils.checks import check_int
+from ..utils.checks import check_int, check_number
 from ..utils.errors import UserError
 from ..utils.names import listed
 from .dataloaders import DATALOADERS, leaf_datasets
@@ -25,7 +25,9 @@ from .own_data_choices import (
     choose_divisor,
     choose_image_size,
     choose_lr,
+    choose_num_stages,
     choose_patch_size,
+    choose_search,
 )
 from .own_images import (
     check_classes,
@@ -110,7 +112,10 @@ def fill_custom_config(cfg: Config,
                              'accuracy says little')
     rows['size'] = _fill_sizes(cfg, first)
     _fill_model(cfg)
-    if checkpoint is None:
+    if checkpoint is not None:
+        for hook in cfg.get('custom_hooks') or ():
+            _set(hook, 'num_stages', 1)  # of no interest to a test
+    else:
         rows.update(_fill_training(cfg, samples[used[0]], num_processes))
     rows['passed over'] = describe_ignored(part for parts in images.values() for part in parts)
     return 'Your images\n' + '\n'.join(f'  {name:<14}{text}' for name, text in rows.items())
@@ -251,7 +256,32 @@ def _fill_training(cfg: Config, samples: EpochSamples, num_processes: int) -> Di
         'batch': f'{batch} images, {steps} steps an epoch',
         'learning rate': f'{optimizer.lr:g}',
         'epochs': f'{epochs}',
+        **_fill_stages(cfg, epochs, steps),
     }
+
+
+def _fill_stages(cfg: Config, epochs: int, steps: int) -> Dict[str, str]:
+    """Fill in as many stages, and as long searches, as there are epochs for."""
+    rows: Dict[str, str] = {}
+    for hook in cfg.get('custom_hooks') or ():
+        if 'num_stages' not in hook:
+            continue
+        speedup = hook.get('speedup')
+        check_number('speedup', 1 if speedup is None else speedup, low=1)
+        budget, few = epochs / (speedup or 1), f'for {epochs} epoch{"s" * (epochs > 1)}' + (
+            '' if speedup is None else f' at a speedup of {speedup:g}')
+        if hook.num_stages is None:
+            shares = hook.get('stage_shares')
+            hook.num_stages = choose_num_stages(budget) if shares is None else len(shares)
+            rows['stages'] = f'{hook.num_stages}, {few}'
+        search = hook.get('search')
+        if hook.num_stages > 1 and search is not None and search.get('epochs', 0) is None:
+            search.epochs = choose_search(
+                search, budget, hook.num_stages, steps, speedup is not None)
+            rows['searches'] = f'of {search.epochs} epoch{"s" * (search.epochs > 1)} each'
+            if not search.epochs:
+                rows['searches'], hook.search = f'none, {few}: the manual schedule', None
+    return rows
 
 
 def _model(cfg: Config) -> ConfigDict:

@@ -1,5 +1,10 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
-"""Sizes, batch and learning rate for a folder of images, where a config leaves them open."""
+"""Sizes, batch, learning rate and stages, where a config for a folder leaves them open."""
+from typing import Mapping
+
+from mmpretrain.registry import TASK_UTILS
+
+from ..growth.scoring import search_passes
 from ..utils.errors import UserError
 
 IMAGE_SIZES = (32, 64, 96, 128, 224)
@@ -9,6 +14,9 @@ _LEAST_PATCHES = 8  # a side
 _FULL_PATCHES = 14  # a side, as of DeiT at 224 pixels
 _BATCH_SIZES = (128, 64, 32, 16, 8)
 _LEAST_STEPS = 16  # of an epoch, for which the batch gets smaller
+_STAGES = 4  # the paper's
+_SEARCH_EPOCHS = (2, 1)
+_CANDIDATES = 9  # of a search, at most
 
 
 def choose_image_size(short_side: float) -> int:
@@ -88,3 +96,43 @@ def choose_lr(batch_size: int) -> float:
         of 512, Adam needs no smaller steps, and a small folder has few.
     """
     return max(5e-4, 1e-3 * batch_size / 1024)
+
+
+def choose_num_stages(budget: float) -> int:
+    """The number of stages of a run.
+
+    Args:
+        budget (float): What the run may cost, in epochs of the full network.
+
+    Returns:
+        int: The paper's four, or as many as whole epochs of the full network,
+        so that each stage has one whatever its subnet costs.
+    """
+    return max(1, min(_STAGES, int(budget)))
+
+
+def choose_search(search: Mapping[str, object], budget: float, num_stages: int,
+                  steps: int, budgeted: bool) -> int:
+    """Epochs of a stage's search.
+
+    Args:
+        search (dict): Its other settings.
+        budget (float): See :func:`choose_num_stages`.
+        num_stages (int): Stages of the run.
+        steps (int): Training steps of an epoch.
+        budgeted (bool): Whether stages last as long as a budget, from which
+            what a search does besides training is paid, too.
+
+    Returns:
+        int: 2, or 1 in short stages, so that what is chosen trains for as long
+        as its search at least; 0 where there is no room for one.
+    """
+    for epochs in _SEARCH_EPOCHS:
+        need = 2. * epochs
+        if budgeted:
+            settings = TASK_UTILS.build(dict(search, epochs=epochs))
+            # A candidate costs two thirds of the full network, as a guess that is high.
+            need += search_passes(settings, steps) * _CANDIDATES * 2 / 3 / steps
+        if need <= budget / num_stages:
+            return epochs
+    return 0

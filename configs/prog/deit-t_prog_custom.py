@@ -10,7 +10,7 @@ _base_ = '../baseline/deit-t_baseline_custom.py'
 custom_hooks = [
     dict(
         type='AutoProgHook',
-        num_stages=4,
+        num_stages=None,  # 4, or fewer for few epochs
         initial_scale=dict(depth=0.5, resolution=0.5),
         regularization=dict(rand_augment=0.5, drop_path=0.),
         resolution_divisor=None,  # one or two patches

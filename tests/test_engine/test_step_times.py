@@ -54,15 +54,15 @@ class Probe(Hook):
         finally:
             type(model.data_preprocessor).forward = preprocess
         self.differences = differences(before, state(runner))
-        raise _DoneError
+        raise DoneError
 
 
-class _DoneError(Exception):
+class DoneError(Exception):
     """Nothing is to be trained after it."""
 
 
 def timed(cfg, probe):
-    with pytest.raises(_DoneError):
+    with pytest.raises(DoneError):
         run(cfg, probe)
     return probe
 

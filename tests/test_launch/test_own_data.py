@@ -48,6 +48,8 @@ class TestFillIn:
   batch         8 images, 3 steps an epoch
   learning rate 0.0005
   epochs        100
+  stages        4, for 100 epochs
+  searches      of 2 epochs each
   passed over   nothing
 ''')
         assert fill_custom_config(cfg, {}) and 'None' not in str(
@@ -68,6 +70,38 @@ class TestFillIn:
     def test_schedule_follows_epochs(self, folder, tmp_path, max_epochs, scheduled):
         cfg = prepare(CONFIG, tmp_path, data_root=folder, train_cfg__max_epochs=max_epochs)
         assert [(s.get('begin'), s.end) for s in cfg.param_scheduler] == scheduled
+
+    @pytest.mark.parametrize('max_epochs, speedup, stages, search, rows', [
+        (1, None, 1, 2, ['stages        1, for 1 epoch']),
+        (2, None, 2, None, ['stages        2, for 2 epochs',
+                            'searches      none, for 2 epochs: the manual schedule']),
+        (8, None, 4, 1, ['stages        4, for 8 epochs', 'searches      of 1 epoch each']),
+        (16, None, 4, 2, ['stages        4, for 16 epochs', 'searches      of 2 epochs each']),
+        (8, 3., 2, None, ['stages        2, for 8 epochs at a speedup of 3',
+                          'searches      none, for 8 epochs at a speedup of 3: the manual sch']),
+    ])
+    def test_stages_and_searches_follow_epochs(self, folder, tmp_path, capsys, max_epochs, speedup,
+                                               stages, search, rows):
+        """As many as there is room for; nothing that would only be refused when the run begins."""
+        cfg = prepare(CONFIG, tmp_path, data_root=folder, train_cfg__max_epochs=max_epochs,
+                      custom_hooks__0__speedup=speedup)
+        hook = cfg.custom_hooks[0]
+        assert hook.num_stages == stages
+        if stages > 1:
+            assert (hook.search and hook.search.epochs) == search
+        output = capsys.readouterr().out
+        assert all(f'\n  {row}' in output for row in rows)
+
+    def test_stages_and_searches_that_are_set_stay(self, folder, tmp_path, capsys):
+        cfg = prepare(CONFIG, tmp_path, data_root=folder, train_cfg__max_epochs=2,
+                      custom_hooks__0__num_stages=3, custom_hooks__0__search__epochs=7)
+        assert (cfg.custom_hooks[0].num_stages, cfg.custom_hooks[0].search.epochs) == (3, 7)
+        assert '\n  stages' not in capsys.readouterr().out
+        cfg = prepare(CONFIG, tmp_path, data_root=folder, custom_hooks__0__speedup=2.,
+                      custom_hooks__0__stage_shares=[1, 2])
+        assert cfg.custom_hooks[0].num_stages == 2
+        with pytest.raises(ValueError, match='speedup must be a number of at least 1, but got 0.5'):
+            prepare(CONFIG, tmp_path, data_root=folder, custom_hooks__0__speedup=0.5)
 
     def test_what_is_set_stays(self, folder, tmp_path):
         cfg = prepare(

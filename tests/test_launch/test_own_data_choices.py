@@ -1,13 +1,16 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 import pytest
 
-from autoprog_mm.growth import build_schedule
+from autoprog_mm.growth import OneShotSearch, SearchBounds, build_schedule, stage_choices
+from autoprog_mm.growth.course import Course
 from autoprog_mm.launch.own_data_choices import (
     choose_batch_size,
     choose_divisor,
     choose_image_size,
     choose_lr,
+    choose_num_stages,
     choose_patch_size,
+    choose_search,
 )
 
 
@@ -51,3 +54,42 @@ def test_batch_size(images, batch):
 def test_lr():
     assert [choose_lr(batch) for batch in (8, 64, 512, 1024, 2048)] == [
         5e-4, 5e-4, 5e-4, 1e-3, 2e-3]
+
+
+def test_stages():
+    assert [choose_num_stages(budget) for budget in (0.5, 1, 1.9, 2, 3.5, 4, 100)] == [
+        1, 1, 1, 2, 3, 4, 4]
+
+
+@pytest.mark.parametrize('budget, stages, budgeted, epochs', [
+    (100, 4, False, 2), (16, 4, False, 2), (15, 4, False, 1), (8, 4, False, 1), (7, 4, False, 0),
+    # By hand, of 9 candidates that are two thirds of the full network: 3 scorings of 8 batches, a
+    # third of a step each, and 6 steps that are timed, in epochs of 100 steps: 0.84 besides the
+    # 4. With one epoch, 2 scorings make it 0.68 besides the 2.
+    (19.4, 4, True, 2), (19.3, 4, True, 1), (10.8, 4, True, 1), (10.7, 4, True, 0)])
+def test_searches(budget, stages, budgeted, epochs):
+    search = dict(type='OneShotSearch', epochs=None, eval_batches=8, evals=(1, 1), cost='time')
+    assert choose_search(search, budget, stages, 100, budgeted) == epochs
+
+
+@pytest.mark.parametrize('speedup', [1., 1.5, 2., 3., 4.])
+@pytest.mark.parametrize('epochs', [1, 2, 3, 5, 8, 13, 30, 100])
+def test_what_is_chosen_is_not_refused(epochs, speedup):
+    """By a course of any steps, however dear subnets are."""
+    search = dict(type='OneShotSearch', eval_batches=8, evals=(1, 1), cost='time')
+    budget = epochs / speedup
+    number = choose_num_stages(budget)
+    if epochs < speedup:
+        return  # not an epoch of the full network
+    for steps in (3, 16, 400):
+        length = choose_search(search, budget, number, steps, True) if number > 1 else 0
+        stages = build_schedule(number, epochs, dict(depth=12, resolution=32),
+                                dict(depth=0.5, resolution=0.5), resolution_divisor=4)
+        rows = [c for part in stage_choices(stages, SearchBounds()) for c in part]
+        for least in (0.1, 0.9):
+            costs = {s: least + (1 - least) * s.depth * s.resolution / 12 / 32 for s in [
+                *rows, *(stage.subnet for stage in stages)]}
+            # With costs that are nearly alike, a search's own work may be dearer than guessed.
+            found = OneShotSearch(epochs=length, eval_batches=8, evals=(1, 1)) \
+                if length and least < 0.5 else None
+            assert Course(stages, epochs, steps, speedup, costs=costs, search=found)
