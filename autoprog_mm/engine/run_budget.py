@@ -98,6 +98,10 @@ class RunBudget:
         loop, steps = runner.train_loop, len(runner.train_dataloader)
         self._steps_per_epoch = steps
         if self.speedup is None:
+            if search is not None and search.rule == 'compute':
+                raise UserError(
+                    "search.rule='compute' compares what the rest of a budget buys, and needs "
+                    "speedup of AutoProgHook. Set it, or search.rule='trend'.")
             self.course = Course(stages, runner.max_epochs, steps)
             self._announce(runner, parts, search)
             return

@@ -10,7 +10,13 @@ from .operators import (
     Stacking,
 )
 from .schedule import Stage, build_schedule, round_to
-from .scoring import choose, evaluation_steps, stage_candidates, stage_choices
+from .scoring import (
+    choose,
+    choose_at_equal_compute,
+    evaluation_steps,
+    stage_candidates,
+    stage_choices,
+)
 from .search import OneShotSearch
 from .slots import growth_sources, slot_order
 from .subnet import Subnet
@@ -18,6 +24,6 @@ from .subnet import Subnet
 __all__ = [
     'GroupGrowth', 'Growth', 'GrowthOperator', 'IdentityInit', 'Interpolation', 'Keep', 'MoGrow',
     'OneShotSearch', 'RandomInit', 'Stacking', 'Stage', 'Subnet', 'build_schedule',
-    'choose', 'evaluation_steps', 'grow', 'growth_sources', 'round_to', 'slot_order',
-    'stage_candidates', 'stage_choices'
+    'choose', 'choose_at_equal_compute', 'evaluation_steps', 'grow', 'growth_sources', 'round_to',
+    'slot_order', 'stage_candidates', 'stage_choices'
 ]

@@ -2,7 +2,7 @@
 """The epochs of a run, whatever its searches choose."""
 import math
 from dataclasses import astuple, replace
-from typing import Dict, List, Mapping, Optional, Sequence
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ..utils.errors import UserError
 from .budget import Spending, Timeline, divide_budget
@@ -99,6 +99,22 @@ class Course:
         if self.speedup is not None:
             self._plan(index, choice)
 
+    def buys(self, index: int, candidates: Sequence[Subnet]) -> Optional[List[float]]:
+        """Epochs of each candidate that a stage's budget, less its search, buys.
+
+        Args:
+            index (int): Of the stage, whose search is under way.
+            candidates (Sequence[Subnet]): What its search compares.
+
+        Returns:
+            list[float] | None: At least 1 each; None without a ``speedup``.
+        """
+        if self.speedup is None:
+            return None
+        spent, _, shares = self._left(index)
+        rest = (self.budget - spent) * shares[0] / (sum(shares) or 1.)
+        return [max(1., rest / self.costs[candidate]) for candidate in candidates]
+
     def search_cost(self, candidates: Sequence[Subnet]) -> float:
         """Cost of a search, with its own work, in epochs of the full network."""
         costs = [self.costs[candidate] for candidate in candidates]
@@ -132,19 +148,25 @@ class Course:
         self._spent += [s for s in self.timeline.spendings
                         if done <= s.begin_epoch < self.stages[index].begin_epoch]
 
+    def _left(self, index: int) -> Tuple[float, float, List[float]]:
+        """What is spent, in all and in stage ``index``, and what it and later ones may spend."""
+        begin = self.stages[index].begin_epoch
+        spent = sum(s.whole_cost for s in self._spent)
+        in_stage = sum(s.whole_cost for s in self._spent if s.begin_epoch >= begin)
+        whole = sum(self._shares) or 1.
+        shares = [self.budget * share / whole for share in self._shares[index:]]
+        shares[0] = max(0., shares[0] - in_stage)
+        return spent, in_stage, shares
+
     def _plan(self, index: int, choice: Optional[Subnet] = None) -> None:
         """Divide what is left among the stages from ``index`` on."""
         self._settle(index)
         begin = self.stages[index].begin_epoch
-        spent = sum(s.whole_cost for s in self._spent)
-        in_stage = sum(s.whole_cost for s in self._spent if s.begin_epoch >= begin)
+        spent, in_stage, shares = self._left(index)
         subnets = [choice or self.stages[index].subnet]
         for stage in self.stages[index + 1:]:  # which nothing makes smaller
             subnets.append(Subnet.covering([subnets[-1], stage.subnet]))
         costs = [self.costs[subnet] for subnet in subnets]
-        whole = sum(self._shares) or 1.
-        shares = [self.budget * share / whole for share in self._shares[index:]]
-        shares[0] = max(0., shares[0] - in_stage)
         # Rounding may have left too little for an epoch each.
         lengths = divide_budget(max(self.budget - spent, sum(costs)), costs, shares)
         if choice is not None and index < len(self.stages) - 2 and self._search is not None:

@@ -85,6 +85,12 @@ def evaluation_steps(num_steps: int, num_evals: int) -> List[int]:
     return sorted({math.ceil(num_steps * k / num_evals) for k in range(1, num_evals + 1)})
 
 
+def scored_after(search, num_steps: int) -> List[int]:
+    """Steps of a whole search after which it scores, besides at its start."""
+    return [e * num_steps + at for e in range(search.epochs)
+            for at in evaluation_steps(num_steps, search.evals[min(e, 1)])]
+
+
 def search_passes(search, num_steps: int, epoch: int = 0, steps: int = 0) -> float:
     """What is left of a search's own work, in training steps of each candidate.
 
@@ -98,9 +104,7 @@ def search_passes(search, num_steps: int, epoch: int = 0, steps: int = 0) -> flo
         steps (int): Steps of the next that are done. Defaults to 0.
     """
     evaluations = sum(
-        1 for e in range(epoch, search.epochs)
-        for at in evaluation_steps(num_steps, search.evals[min(e, 1)])
-        if e > epoch or at > steps)
+        at > epoch * num_steps + steps for at in scored_after(search, num_steps))
     if epoch == steps == 0:
         evaluations += 1  # the one at the start; later epochs begin with the last one's end
     passes = evaluations * min(search.eval_batches, num_steps) * FORWARD_SHARE
@@ -157,11 +161,7 @@ def choose(times: Sequence[float],
     bad = [t for t in times if not (math.isfinite(t) and t > 0)]
     if bad:
         raise UserError(f'times must be positive and finite, but got {bad}.')
-    finite = [i for i, loss in enumerate(losses) if math.isfinite(loss)]
-    if not finite:
-        raise UserError(
-            f'No candidate has a finite loss ({list(losses)}): training has diverged. '
-            'Lower the learning rate, clip gradients, or resume from an earlier checkpoint.')
+    finite = _finite(losses)
     # A loss of exactly 0 has no logarithm; it is the best there can be.
     perfect = [i for i in finite if losses[i] <= 0]
     if perfect:
@@ -174,9 +174,55 @@ def choose(times: Sequence[float],
     return min(ties, key=lambda i: times[i]), w
 
 
+def _finite(losses: Sequence[float]) -> List[int]:
+    """Indices of the finite ones, of which there must be one."""
+    finite = [i for i, loss in enumerate(losses) if math.isfinite(loss)]
+    if not finite:
+        raise UserError(
+            f'No candidate has a finite loss ({list(losses)}): training has diverged. '
+            'Lower the learning rate, clip gradients, or resume from an earlier checkpoint.')
+    return finite
+
+
+def choose_at_equal_compute(steps: Sequence[int], histories: Sequence[Sequence[float]],
+                            to_come: Sequence[float]) -> Tuple[int, List[float]]:
+    """Choose the candidate that will have the least loss when its stage's budget is spent.
+
+    Fits ``L = a * n ** -b`` to each candidate's losses over the steps n of the
+    search, by least squares in log space, b clipped at 0.
+
+    Args:
+        steps (Sequence[int]): Steps of the search that were done at each
+            scoring, above 0.
+        histories (Sequence[Sequence[float]]): Losses of each candidate then.
+        to_come (Sequence[float]): Steps of each that the budget still buys.
+
+    Returns:
+        tuple[int, list[float]]: Index of the choice, and the loss of each that
+        is predicted, infinite where one before was not finite. Ties go to the
+        cheaper.
+
+    Raises:
+        UserError: If none is finite.
+    """
+    predicted = []
+    for losses, more in zip(histories, to_come):
+        if not all(map(math.isfinite, losses)):
+            predicted.append(math.inf)
+            continue
+        losses = [max(loss, _TIE) for loss in losses]  # 0 has no logarithm
+        b = fit_exponent(steps, losses) or 0.
+        level = sum(math.log(loss) + b * math.log(n) for n, loss in zip(steps, losses)) / len(steps)
+        predicted.append(math.exp(level - b * math.log(steps[-1] + more)))
+    least = min(predicted[i] for i in _finite(predicted))
+    ties = [i for i, loss in enumerate(predicted) if loss <= least * (1 + _TIE)]
+    return max(ties, key=lambda i: to_come[i]), predicted
+
+
 def candidate_rows(candidates: Sequence[Subnet], times: Optional[Sequence[float]],
                    flops: Sequence[float], histories: Sequence[Sequence[float]],
-                   losses: Sequence[float], w: float, chosen: int) -> List[dict]:
+                   losses: Sequence[float], w: float, chosen: int,
+                   scores: Optional[Sequence[float]] = None) -> List[dict]:
     """The candidates of a search as the record has them.
 
     Args:
@@ -188,6 +234,8 @@ def candidate_rows(candidates: Sequence[Subnet], times: Optional[Sequence[float]
         losses (Sequence[float]): The loss that counts of each.
         w (float): Exponent of the trend.
         chosen (int): Index of the choice.
+        scores (Sequence[float], optional): Of another rule than the trend's,
+            which ``losses`` and ``w`` make. Defaults to None.
 
     Returns:
         list[dict]: One a candidate.
@@ -200,6 +248,7 @@ def candidate_rows(candidates: Sequence[Subnet], times: Optional[Sequence[float]
             flops=flops[i],
             losses=list(histories[i]),
             loss=losses[i],
-            score=losses[i] * (flops if times is None else times)[i]**w,
+            score=losses[i] * (flops if times is None else times)[i]**w
+            if scores is None else scores[i],
             chosen=i == chosen) for i, candidate in enumerate(candidates)
     ]

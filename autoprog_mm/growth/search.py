@@ -10,10 +10,18 @@ from ..utils.checks import check_int
 from ..utils.errors import UserError
 from .probe import labelled_batches, mean_losses, time_candidates
 from .schedule import Stage
-from .scoring import TIMED_STEPS, candidate_rows, choose, evaluation_steps
+from .scoring import (
+    TIMED_STEPS,
+    candidate_rows,
+    choose,
+    choose_at_equal_compute,
+    evaluation_steps,
+    scored_after,
+)
 from .subnet import Subnet
 
 COSTS = ('time', 'flops')
+RULES = ('trend', 'compute')
 
 
 @TASK_UTILS.register_module()
@@ -37,16 +45,21 @@ class OneShotSearch:
         cost (str): ``'time'``, the median time of a forward and backward step
             on rank 0, or ``'flops'``, which is the same in every run.
             Defaults to ``'time'``.
+        rule (str): ``'trend'``: the furthest below the trend of loss over cost
+            wins, as in the paper. ``'compute'``, with ``speedup`` only: the
+            least loss at the stage's end, as a curve of loss over the search's
+            steps predicts for what the budget buys. Defaults to ``'trend'``.
 
     Raises:
-        ValueError: For a number out of its range, or an unknown cost.
+        ValueError: For a number out of its range, or an unknown cost or rule.
     """
 
     def __init__(self,
                  epochs: int = 2,
                  eval_batches: int = 50,
                  evals: Sequence[int] = (1, 4),
-                 cost: str = 'time') -> None:
+                 cost: str = 'time',
+                 rule: str = 'trend') -> None:
         if not isinstance(evals, Sequence) or isinstance(evals, str) or len(evals) != 2:
             raise UserError(
                 f'search.evals must be two ints, evaluations in the first and in each later '
@@ -55,12 +68,19 @@ class OneShotSearch:
         check_int('search.eval_batches', eval_batches)
         check_int('search.evals[0]', evals[0])
         check_int('search.evals[1]', evals[1])
-        if cost not in COSTS:
-            raise UserError(f'search.cost must be one of {COSTS}, but got {cost!r}.')
+        for name, value, known in (('cost', cost, COSTS), ('rule', rule, RULES)):
+            if value not in known:
+                raise UserError(f'search.{name} must be one of {known}, but got {value!r}.')
+        scorings = evals[0] + (epochs - 1) * evals[1]
+        if rule == 'compute' and scorings < 3:
+            raise UserError(
+                f"search.rule='compute' needs 3 scorings after the start, but search.evals={evals} "
+                f'makes {scorings} in search.epochs={epochs}. Raise search.evals.')
         self.epochs = epochs
         self.eval_batches = eval_batches
         self.evals = tuple(evals)
         self.cost = cost
+        self.rule = rule
         # The exponent of the last search; it stands where the next one can't fit one.
         self.w = 0.
         self.searching = False
@@ -69,6 +89,7 @@ class OneShotSearch:
         self.record: Optional[dict] = None  # of the last decision
         self._batches: List[Tuple[torch.Tensor, torch.Tensor]] = []  # on the host, as loaded
         self._due: List[int] = []  # after how many steps of the epoch to score
+        self._num_steps = 0  # of an epoch
         self.num_parts: Optional[Callable[[int, Subnet], int]] = None  # of so many images' step
 
     def check_stages(self, stages: Sequence[Stage]) -> None:
@@ -114,6 +135,7 @@ class OneShotSearch:
         # same. What is resumed has begun already.
         if not self.losses[0]:
             self.evaluate(model, optim_wrapper)
+        self._num_steps = num_steps
         self._due = evaluation_steps(num_steps, self.evals[min(epoch, 1)])
 
     def before_step(self, model: nn.Module, seed: int) -> None:
@@ -138,13 +160,17 @@ class OneShotSearch:
         if steps in self._due:
             self.evaluate(model, optim_wrapper)
 
-    def end_epoch(self, model: nn.Module, optim_wrapper, epoch: int) -> Optional[Subnet]:
+    def end_epoch(self, model: nn.Module, optim_wrapper, epoch: int,
+                  buys: Optional[Sequence[float]] = None) -> Optional[Subnet]:
         """End an epoch of supernet training; the last one ends with a decision.
 
         Args:
             model (Module): See :meth:`begin_epoch`.
             optim_wrapper (MoGrowOptimWrapper): See :meth:`begin_epoch`.
             epoch (int): Epoch of the search, from 0.
+            buys (Sequence[float], optional): Epochs of each candidate that the
+                rest of the stage's budget buys, for ``rule='compute'``.
+                Defaults to None.
 
         Returns:
             Subnet | None: The choice, of which :attr:`record` tells more; None
@@ -155,7 +181,7 @@ class OneShotSearch:
         if epoch + 1 < self.epochs:
             return None
         self.searching = False
-        choice, self.record = self.decide(model, optim_wrapper)
+        choice, self.record = self.decide(model, optim_wrapper, buys)
         return choice
 
     # ------------------------------------------------------------- checkpoints
@@ -192,7 +218,8 @@ class OneShotSearch:
             epochs=self.epochs,
             eval_batches=self.eval_batches,
             evals=list(self.evals),
-            cost=self.cost)
+            cost=self.cost,
+            rule=self.rule)
 
     def hold_batches(self, draw: Callable[[int], Iterable[dict]]) -> None:
         """Draw the batches to score on, unless they are held already.
@@ -231,12 +258,14 @@ class OneShotSearch:
         for history, loss in zip(self.losses, losses):
             history.append(loss)
 
-    def decide(self, model: nn.Module, optim_wrapper) -> Tuple[Subnet, dict]:
+    def decide(self, model: nn.Module, optim_wrapper,
+               buys: Optional[Sequence[float]] = None) -> Tuple[Subnet, dict]:
         """Choose, the same on all ranks.
 
         Args:
             model (Module): The classifier, without a model wrapper.
             optim_wrapper (MoGrowOptimWrapper): For its autocast context.
+            buys (Sequence[float], optional): See :meth:`end_epoch`.
 
         Returns:
             tuple[Subnet, dict]: The choice and the search's part of the record.
@@ -251,6 +280,11 @@ class OneShotSearch:
         counted = 1 + len(self._due)  # those of the last epoch, and of its start
         losses = [sum(history[-counted:]) / counted for history in self.losses]
         index, self.w = choose(times or flops, losses, self.w)
+        scores = None
+        if self.rule == 'compute':
+            index, scores = choose_at_equal_compute(
+                scored_after(self, self._num_steps), [history[1:] for history in self.losses],
+                [epochs * self._num_steps for epochs in buys])
         decision = [(index, self.w)]
         broadcast_object_list(decision)
         if decision[0] != (index, self.w):
@@ -259,5 +293,7 @@ class OneShotSearch:
                 f'{self.candidates[decision[0][0]]} with w={decision[0][1]}: the ranks do not '
                 'see the same losses.')
         self._batches = []
-        rows = candidate_rows(self.candidates, times, flops, self.losses, losses, self.w, index)
-        return self.candidates[index], dict(epochs=self.epochs, w=self.w, candidates=rows)
+        rows = candidate_rows(
+            self.candidates, times, flops, self.losses, losses, self.w, index, scores)
+        return self.candidates[index], dict(
+            epochs=self.epochs, rule=self.rule, w=self.w, candidates=rows)

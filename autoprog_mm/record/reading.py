@@ -135,7 +135,8 @@ def _search(entry: dict) -> Search:
                 subnet=Subnet(c['depth'], c['resolution']),
                 **{key: c[key] for key in ('time', 'flops', 'loss', 'score', 'chosen')})
             for c in entry['candidates']
-        ])
+        ],
+        rule=entry.get('rule', 'trend'))  # older ones have none
 
 
 def _growth(entry: dict, search: Optional[Search]) -> Optional[Growth]:

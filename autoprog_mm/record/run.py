@@ -42,6 +42,7 @@ class Search:
     epochs: int
     w: float
     candidates: List[Candidate]
+    rule: str = 'trend'
 
     @property
     def by_time(self) -> bool:

@@ -163,6 +163,7 @@ def _search(stage: Stage) -> dict:
     return dict(
         stage=stage.number,
         epochs=search.epochs,
+        rule=search.rule,
         # The trend's loss at a cost of one unit.
         level=None if search.scale is None else f'{search.trend(unit):.4g}',
         w=f'{search.w:.4g}' if search.w else None,

@@ -166,6 +166,21 @@ def test_a_search_is_paid_whatever_it_chooses(shares, works, refused, why):
         run_of(refused)
 
 
+def test_what_the_rest_of_a_stage_buys():
+    """Its search costs 0.85 of its 2.5 epochs, as above."""
+    search = OneShotSearch(epochs=1, eval_batches=5, evals=(1, 1), cost='flops')
+    small = Subnet(6, 224)
+    run = Course(build_schedule(2, 100, FULL, dict(depth=0.5)), 100, 50, 20,
+                 costs={small: 0.5, FULL: 1.}, search=search)
+    run.begin_stage(0, [small, FULL])
+    assert run.buys(0, [small, FULL]) == pytest.approx([3.3, 1.65])
+    run.decide(0, FULL)
+    assert lengths(run) == [2, 3]
+    run.begin_stage(1, [FULL])
+    assert run.buys(1, [FULL]) == pytest.approx([5 - 0.85 - 1])
+    assert course(None).buys(0, [FULL]) is None
+
+
 def test_the_share_that_is_spent_never_falls():
     search = OneShotSearch(epochs=1, eval_batches=5, evals=(1, 1), cost='flops')
     run = course(3, search=search)

@@ -8,6 +8,7 @@ from autoprog_mm.growth import (
     Subnet,
     build_schedule,
     choose,
+    choose_at_equal_compute,
     evaluation_steps,
     stage_candidates,
     stage_choices,
@@ -160,6 +161,28 @@ def test_two_candidates_use_the_fallback(fallback_w, index):
 
 def test_before_any_fit_the_least_loss_wins():
     assert choose([1., 100.], [4., 3.999]) == (1, 0.)
+
+
+@pytest.mark.parametrize('more, chosen', [(70, 1), (15, 1), (14, 0)])
+def test_choice_at_equal_compute(more, chosen):
+    """16 / n ** 0.5 is 1.886 after 2 and 70 steps more, and 32 / n needs 17 to be less."""
+    steps = [1, 2, 2]
+    histories = [[16., 16 / 2**0.5 * 1.1, 16 / 2**0.5 / 1.1], [32., 16., 16.]]  # on average
+    index, predicted = choose_at_equal_compute(steps, histories, [70, more])
+    assert predicted == pytest.approx([16 / 72**0.5, 32 / (2 + more)])
+    assert index == chosen
+
+
+def test_what_is_no_curve_at_equal_compute():
+    # One that rises is taken to stay at its (geometric) mean, 2 here.
+    index, predicted = choose_at_equal_compute(
+        [1, 2, 4], [[1., 2., 4.], [3., 3., 3.], [1., math.nan, 1.]], [10, 10, 10])
+    assert index == 0 and predicted == [pytest.approx(2), pytest.approx(3), math.inf]
+    # Of equal ones the cheaper, of which the budget buys more; 0 is the best there can be.
+    assert choose_at_equal_compute([1, 2, 4], [[2.] * 3] * 2, [10, 20])[0] == 1
+    assert choose_at_equal_compute([1, 2, 4], [[2.] * 3, [0.] * 3], [10, 2])[0] == 1
+    with pytest.raises(ValueError, match='No candidate has a finite loss'):
+        choose_at_equal_compute([1, 2, 4], [[1., math.inf, 1.]], [10])
 
 
 def test_single_candidate():

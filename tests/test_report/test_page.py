@@ -181,7 +181,8 @@ def test_without_a_fit(tmp_path, monkeypatch):
                 dict(SEARCH, w=0.2, candidates=candidates[:2]),
                 dict(SEARCH, w=0.),
                 dict(SEARCH, candidates=candidates[3:]),
-                dict(SEARCH, w=0.8)]
+                dict(SEARCH, w=0.8),
+                dict(SEARCH, rule='compute')]
     stages = [stage(i, i, i + 1, 4, 32, (0., 1., 0., 0., 0.), search=search)
               for i, search in enumerate(searches)]
     page = build_page(read_run(write_run(tmp_path, stages=stages)))
@@ -191,7 +192,8 @@ def test_without_a_fit(tmp_path, monkeypatch):
             'it does not fall with cost here (L = 2.5).',  # (10 * 1.25 ** 2) ** (1 / 3)
             'No candidate has a loss that can be drawn.',
             # In the record of an older version, which had a least exponent.
-            'The exponent was set to no less, for a fit gives 0.75 only.'), start=1):
+            'The exponent was set to no less, for a fit gives 0.75 only.',
+            "After 1 epoch: the least loss at the stage's end wins"), start=1):
         part = page.split(f'<h3>Stage {number}</h3>')[1].partition('<h3>')[0]
         assert says in part
 

@@ -43,7 +43,8 @@ def main() -> None:
         current = stages[max(0, stage.index - 1)].subnet
         candidates = stage_candidates(stages, stage.index, current)
         if len(candidates) > 1:
-            searches[stage.index] = TASK_UTILS.build(dict(settings, eval_batches=1))
+            searches[stage.index] = TASK_UTILS.build(
+                dict(settings, eval_batches=1, rule='trend'))
             searches[stage.index].begin(candidates)
     batches = {s.subnet.resolution: make_batch(args.batch_size, s.subnet.resolution)
                for s in stages}

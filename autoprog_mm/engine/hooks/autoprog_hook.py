@@ -171,8 +171,7 @@ class AutoProgHook(Hook):
         if parts.wrapper is not None:
             check_ranks_agree(f'the weights with which stage {stage.index} begins',
                               fingerprint(list(parts.model.parameters())))
-        candidates = stage_candidates(
-            self.stages, stage.index, current, self.search is not None)
+        candidates = stage_candidates(self.stages, stage.index, current, self.search is not None)
         self.budget.course.begin_stage(stage.index, candidates)
         stage = self.stages[stage.index]
         # While a search goes on, its deepest candidate is awake, and the
@@ -202,7 +201,8 @@ class AutoProgHook(Hook):
             with self.record.on('search'):
                 self.choice = self.search.end_epoch(
                     self.parts.model, self.parts.optim_wrapper,
-                    runner.epoch - self.stages[self.stage_index].begin_epoch)
+                    runner.epoch - self.stages[self.stage_index].begin_epoch,
+                    self.budget.course.buys(self.stage_index, self.search.candidates))
                 if self.choice is not None:
                     self.budget.course.decide(self.stage_index, self.choice)
                     self.record.decision(self.stage_index, self.choice, self.search.record)

@@ -94,14 +94,16 @@ def test_a_search_is_refused_where_there_was_none(every_epoch, jpeg_root, tmp_pa
 
 
 @pytest.mark.parametrize('key, value', [
-    ('epochs', 2), ('eval_batches', 1), ('evals', (1, 1)), ('cost', 'time')])
+    ('epochs', 2), ('eval_batches', 1), ('evals', [1, 1]), ('cost', 'time'),
+    ('rule', 'compute')])
 def test_a_search_of_other_settings_is_refused(searched, key, value):
     from autoprog_mm.growth import OneShotSearch
     state = load(searched / 'epoch_1.pth')['autoprog']['search']
     settings = {name: setting for name, setting in SEARCH.items() if name != 'type'}
     OneShotSearch(**settings).load_state_dict(state)
+    state['settings'][key] = value
     with pytest.raises(UserError, match=f"search=.*'{key}'.*set the same"):
-        OneShotSearch(**{**settings, key: value}).load_state_dict(state)
+        OneShotSearch(**settings).load_state_dict(state)
 
 
 def test_a_search_by_the_older_rule_is_refused(searched, jpeg_root, tmp_path):

@@ -1,5 +1,6 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """Runs that cost a given part of what their recipe would."""
+import numpy as np
 import pytest
 from mmengine.hooks import Hook
 
@@ -117,6 +118,25 @@ def test_a_searched_run_costs_what_was_promised(jpeg_root, tmp_path):
     assert abs(spent - 20) <= last_free / 2
     # The recipe has come to its end with the run.
     assert plan.timeline.recipe_epoch(runner.epoch) == pytest.approx(40)
+
+
+def test_a_choice_at_equal_compute(jpeg_root, tmp_path):
+    """What the rest of the stage's budget makes of each candidate's losses, by numpy."""
+    search = dict(SEARCH, evals=(3, 1), rule='compute')
+    run_until(micro_config(jpeg_root, tmp_path, search, **SPEEDUP, train_cfg__max_epochs=40), STEPS)
+    found = read_record(tmp_path)['stages'][0]['search']
+    costs = [c['flops'] / found['candidates'][-1]['flops'] for c in found['candidates']]
+    # Of 20 epochs of the full network four stages have 5 each. The search has an epoch of all
+    # candidates, and four scorings of two batches, of the six of an epoch.
+    rest = 5 - sum(costs) / len(costs) - 4 * 2 / 3 * sum(costs) / STEPS
+    expected = []
+    for c, cost in zip(found['candidates'], costs):
+        slope, level = np.polyfit(np.log([2, 4, 6]), np.log(c['losses'][1:]), 1)
+        expected.append(np.exp(level + slope * np.log(STEPS + STEPS * rest / cost)) if slope < 0
+                        else np.exp(np.mean(np.log(c['losses'][1:]))))
+    assert [c['score'] for c in found['candidates']] == pytest.approx(expected)
+    assert [c['chosen'] for c in found['candidates']].index(True) == np.argmin(expected)
+    assert found['rule'] == 'compute'
 
 
 def test_resume_is_exact_after_a_decision(jpeg_root, tmp_path):
