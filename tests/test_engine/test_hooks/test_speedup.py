@@ -1,5 +1,7 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """Runs that cost a given part of what their recipe would."""
+import re
+
 import pytest
 from mmengine.hooks import Hook
 
@@ -74,6 +76,18 @@ def test_the_plan_is_said_before_training(budgeted):
         [note.rates[stage['begin_epoch'] * STEPS] for stage in stages], rel=0.01)
     assert 1e-5 <= float(rows[3][-1]) < note.rates[-1]
     assert 'times as fast as the full network at most' not in log
+
+
+@pytest.mark.parametrize('speedup', [None, 1.2])
+def test_searches_that_eat_too_much_are_said(jpeg_root, tmp_path, speedup):
+    cfg = micro_config(
+        jpeg_root, tmp_path, dict(SEARCH, eval_batches=6, evals=(3, 3)), train_cfg__max_epochs=40,
+        custom_hooks__0__budget='flops', custom_hooks__0__speedup=speedup)
+    run_until(cfg, 0)
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    share = float(re.search(r'own work, scoring and timing, is up to ([\d.]+)% of the run. Lower '
+                            'search.eval_batches or search.evals of AutoProgHook', log)[1])
+    assert 5 < share < 50
 
 
 @pytest.mark.parametrize('options, said', [
