@@ -100,6 +100,11 @@ def find_state(checkpoint: dict, runner, budget: RunBudget) -> dict:
         raise UserError(
             'The checkpoint to resume from was saved without AutoProgHook, so what was awake '
             'is not known. Use load_from without resume to start from its weights.')
+    if state['schema'] == 3:  # of before there were budgets
+        end = state['stages'][-1][1]
+        state = dict(state, schema=SCHEMA, course=dict(
+            settings=dict(speedup=None), pace=None, costs=[], spent=[],
+            spendings=[[0, end, 1., end]], epochs=[row[:2] for row in state['stages']]))
     if state['schema'] != SCHEMA:
         raise UserError(
             f'The checkpoint has AutoProg state of schema {state["schema"]}; this version '

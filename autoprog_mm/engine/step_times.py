@@ -22,7 +22,7 @@ from .stage_inputs import StageInputs
 # the full network's forward pass, but with at least some.
 _CPU_FLOPS, _CPU_BATCH = 20e9, 8
 # Turns that are timed: as many as pass in these seconds, within these bounds.
-_SECONDS, _LEAST_TURNS, _MOST_TURNS = 4., 3, 15
+_SECONDS, _LEAST_TURNS, _MOST_TURNS = 10., 5, 15
 
 
 def time_training_steps(parts: RunParts, inputs: StageInputs, subnets: Sequence[Subnet],

@@ -62,14 +62,6 @@ def stage_costs(course: Course, step: Callable[[Subnet], float]) -> List[float]:
     return [cost / sum(costs) for cost in costs]
 
 
-def describe_speed_up(outlook: Outlook) -> str:
-    """The speed-up of an outlook in words, such as ``'1.50 to 2.00, as the searches choose'``."""
-    low, high = outlook.speed_up
-    if high - low < 0.005:
-        return f'{low:.2f}'
-    return f'{low:.2f} to {high:.2f}, as the searches choose'
-
-
 def describe_course(course: Course, unit: str, flops: Callable[[Subnet], float],
                     outlook: Outlook, rates: Optional[Sequence[float]]) -> List[str]:
     """A plan in five lines at most, whatever the number of stages.
@@ -82,7 +74,9 @@ def describe_course(course: Course, unit: str, flops: Callable[[Subnet], float],
         rates (Sequence[float] | None): Learning rates where stages begin, and
             at the end; None if they are not known.
     """
-    by_flops = f'{describe_speed_up(outlook)} by multiply-adds'
+    low, high = outlook.speed_up
+    by_flops = f'{low:.2f} by multiply-adds' if high - low < 0.005 else \
+        f'{low:.2f} to {high:.2f} by multiply-adds, as the searches choose'
     if course.speedup is None:
         first, cost = f'{course.max_epochs} epochs. Speed-up: {by_flops}.', flops
     else:

@@ -26,6 +26,9 @@ class HostCopy:
         self._event = torch.cuda.Event()
         self._event.record()
 
+    def __deepcopy__(self, memo: dict) -> 'HostCopy':
+        return HostCopy(torch.as_tensor(self.get()))  # for events cannot be copied
+
     def get(self) -> float:
         """float | int | bool: The number, waited for if it is still on its way."""
         if self._event is not None:

@@ -37,6 +37,20 @@ def test_step(tmp_path):
     assert result['schedule_speed_up'] == pytest.approx(3 * times[2] / sum(times))
 
 
+def test_promise(tmp_path):
+    output = call('benchmarks/promise.py', ROOT / 'configs/prog/deit-micro_prog_mnist5k.py',
+                  '--steps', 2, '--rounds', 1, '--speedup', 2, 100, '--out', tmp_path / 'out.json',
+                  '--cfg-options', 'train_dataloader.num_workers=0',
+                  'train_dataloader.batch_size=4')
+    result = json.loads((tmp_path / 'out.json').read_text())
+    assert [row['subnet'] for row in result['subnets']] == ['3x16', '5x24', '6x32']
+    assert all(len(row['trained']) == len(row['timed']) == 1 for row in result['subnets'])
+    assert result['subnets'][-1]['off'] == 0
+    assert [each['promised'] for each in result['speedups']] == [2]
+    assert 'Promised 2, in seconds it comes to' in output
+    assert 'speedup=100: speedup=100 of AutoProgHook leaves too little' in output
+
+
 def test_growth(tmp_path):
     call('benchmarks/growth.py', '--config', MICRO, '--repeats', 1, '--steps', 1, '--out',
          tmp_path / 'growth.json')

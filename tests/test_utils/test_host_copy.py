@@ -1,4 +1,6 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
+from copy import deepcopy
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ def test_copy():
     tensor.data.zero_()
     assert copy.get() == 2.5 and copy.get() == 2.5
     assert flag.get() is True
+    assert (deepcopy(copy).get(), deepcopy(flag).get()) == (2.5, True)
 
 
 @pytest.mark.gpu

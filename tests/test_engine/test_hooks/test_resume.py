@@ -23,6 +23,24 @@ def test_resume_is_exact_one_epoch_later(every_epoch, jpeg_root, tmp_path, epoch
         every_epoch / f'epoch_{epoch + 1}.pth', tmp_path / f'epoch_{epoch + 1}.pth')
 
 
+def test_resume_from_before_there_were_budgets(every_epoch, jpeg_root, tmp_path):
+    """State of schema 3, which had no course and no settings."""
+    checkpoint = torch.load(every_epoch / 'epoch_3.pth', weights_only=True)
+    for key in ('course', 'settings', 'regularization'):
+        del checkpoint['autoprog'][key]
+    checkpoint['autoprog']['schema'] = 3
+    torch.save(checkpoint, tmp_path / 'older.pth')
+    cfg = micro_config(jpeg_root, tmp_path / 'run')
+    resumed_until(cfg, tmp_path / 'older.pth', 4 * STEPS)
+    assert_same_state(every_epoch / 'epoch_4.pth', tmp_path / 'run' / 'epoch_4.pth')
+    assert load(tmp_path / 'run' / 'epoch_4.pth')['autoprog']['schema'] == 4
+    # A budget is of a run from its beginning.
+    with pytest.raises(UserError, match='another budget of AutoProgHook: speedup'):
+        resumed_until(micro_config(
+            jpeg_root, tmp_path / 'other', custom_hooks__0__speedup=2.,
+            custom_hooks__0__budget='flops'), tmp_path / 'older.pth', 4 * STEPS)
+
+
 def test_resume_to_the_end(every_epoch, jpeg_root, tmp_path):
     resume(micro_config(jpeg_root, tmp_path), every_epoch / 'epoch_3.pth')
     assert_same_state(every_epoch / 'epoch_8.pth', tmp_path / 'epoch_8.pth')

@@ -1,5 +1,7 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """Runs that cost a given part of what their recipe would."""
+import re
+
 import numpy as np
 import pytest
 from mmengine.hooks import Hook
@@ -55,6 +57,53 @@ def test_the_run_costs_what_was_promised(budgeted):
     assert record['finished']
     assert record['stages'][-1]['end_epoch'] * STEPS == len(note.subnets) == runner.iter
     assert len(note.subnets) > 8 * STEPS  # epochs are many, for most are cheap
+
+
+def test_the_plan_is_said_before_training(budgeted):
+    """In five lines, whose epochs and learning rates are those that the run had."""
+    folder, runner, note = budgeted
+    log = next(folder.glob('*/*.log')).read_text()
+    first, *rows = log[log.index('Plan: '):].splitlines()[:5]
+    assert first.startswith(
+        f'Plan: {runner.epoch} epochs for the 8 of the recipe. Speed-up: promised 2, by flops; '
+        'comes to ')
+    stages = read_record(folder)['stages']
+    rows = [row.split() for row in rows]
+    assert rows[0] == ['stage', *(str(Subnet(**stage['subnet'])) for stage in stages)]
+    assert rows[1] == ['epochs', *(
+        str(stage['end_epoch'] - stage['begin_epoch']) for stage in stages)]
+    said = [float(rate) for rate in rows[3][2:6]]
+    assert said == pytest.approx(
+        [note.rates[stage['begin_epoch'] * STEPS] for stage in stages], rel=0.01)
+    assert 1e-5 <= float(rows[3][-1]) < note.rates[-1]
+    assert 'times as fast as the full network at most' not in log
+
+
+@pytest.mark.parametrize('speedup', [None, 1.2])
+def test_searches_that_eat_too_much_are_said(jpeg_root, tmp_path, speedup):
+    cfg = micro_config(
+        jpeg_root, tmp_path, dict(SEARCH, eval_batches=6, evals=(3, 3)), train_cfg__max_epochs=40,
+        custom_hooks__0__budget='flops', custom_hooks__0__speedup=speedup)
+    run_until(cfg, 0)
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    share = float(re.search(r'own work, scoring and timing, is up to ([\d.]+)% of the run. Lower '
+                            'search.eval_batches or search.evals of AutoProgHook', log)[1])
+    assert 5 < share < 50
+
+
+@pytest.mark.parametrize('options, said', [
+    (dict(custom_hooks__0__speedup=1.05), 'times as fast as the full network at most. Raise speed'),
+    (dict(custom_hooks__0__speedup=1.05, custom_hooks__0__num_stages=1), ''),
+    (dict(custom_hooks__0__speedup=None, custom_hooks__0__initial_scale=dict(_delete_=True)),
+     'Lower initial_scale of AutoProgHook, or set its speedup.'),
+])
+def test_what_saves_little_is_said(jpeg_root, tmp_path, options, said):
+    """But not of one stage, where nobody expects more than was asked for."""
+    cfg = micro_config(jpeg_root, tmp_path, **{**SPEEDUP, **options})
+    run_until(cfg, 1)
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    begin = log.split('Stage 1/')[0]
+    assert said in begin and ('times as fast' in begin) == bool(said)
 
 
 def test_learning_rates_are_the_recipes_at_the_same_share(budgeted, jpeg_root, tmp_path):
@@ -160,7 +209,7 @@ def test_resume_is_exact_after_a_decision(jpeg_root, tmp_path):
     (dict(custom_hooks__2=dict(type='SwitchRecipeHook', schedule=[
         dict(action_epoch=3, batch_augments=None)])),
      r'SwitchRecipeHook of custom_hooks counts epochs of a run \(action_epoch\)'),
-    (dict(custom_hooks__2=dict(type='WarmupParamHook', param_name='x', module_name='head',
+    (dict(custom_hooks__2=dict(type='WarmupParamHook', param_name='num_classes', module_name='head',
                                warmup_epochs=1)), r'WarmupParamHook .*\(warmup_epochs\)'),
     (dict(train_cfg__dynamic_intervals=[(3, 2)]), 'train_cfg.dynamic_intervals counts epochs of'),
     (dict(param_scheduler=[dict(type='ReduceOnPlateauLR', monitor='loss')]),
