@@ -32,8 +32,9 @@ def time_training_steps(parts: RunParts, inputs: StageInputs, subnets: Sequence[
     Real steps are made on real samples, with copies of the model and of all
     that its optimizer wrapper keeps, so nothing of the run is touched. Subnets
     take turns, so that a slow moment of the machine hits all. Where the data
-    aren't on this machine, images are blank and loading isn't in it. A
-    collective call, for a model may synchronise in its forward pass.
+    aren't on this machine, images are blank and loading isn't in it. Pipelines
+    deliver the full resolution after it. A collective call, for a model may
+    synchronise in its forward pass.
 
     Args:
         parts (RunParts): Of a run that is about to train.
@@ -46,32 +47,34 @@ def time_training_steps(parts: RunParts, inputs: StageInputs, subnets: Sequence[
         dict[Subnet, float]: Medians, the same on all ranks.
     """
     subnets = list(dict.fromkeys(subnets))
-    loader, batch = inputs.loader, batch_size_of(inputs.loader)
-    timed = timed_images(parts.model, batch, max_batch)
-    loading: Dict[int, List[float]] = {s.resolution: [] for s in subnets}
+    loader, whole = inputs.loader, batch_size_of(inputs.loader)
+    timed = timed_images(parts.model, whole, max_batch)
+    loading: Dict[Subnet, List[float]] = {subnet: [] for subnet in subnets}
     with undisturbed():
         steps = _Steps(parts)
-        turns = left = 0
-        while not turns or left:
+        turn = left = 0
+        while not turn or left:
             begin = time.perf_counter()
-            batches = {}
-            for resolution, seconds in loading.items():
-                parts.pipelines.set_resolution(resolution)
-                at = time.perf_counter()
-                batches[resolution] = _load(loader, timed)
-                seconds.append(time.perf_counter() - at)
             for subnet in subnets:
-                steps.run(subnet, batches[subnet.resolution], timed, counts=turns > 0)
-            if not turns:
+                steps.prepare(subnet)
+                parts.pipelines.set_resolution(subnet.resolution)
+                for counts in (False, turn > 0):  # the first step of each warms up
+                    # In the order of a run, which finds caches full of other things.
+                    at = time.perf_counter()
+                    batch = _load(loader, timed, turn)
+                    if counts:
+                        loading[subnet].append(time.perf_counter() - at)
+                    steps.run(subnet, batch, timed, counts)
+            if not turn:
                 left = 1 + _turns(time.perf_counter() - begin)
-            turns, left = turns + 1, left - 1
+            turn, left = turn + 1, left - 1
     parts.pipelines.set_resolution(parts.backbone.full_subnet.resolution)
     known = has_samples(loader)
     every, cores = parts.optim_wrapper._accumulative_counts, _cores()
     result = [{
         subnet: _together(
-            median(steps.passes[subnet]) * batch / timed + median(steps.updates[subnet]) / every,
-            median(loading[subnet.resolution][1:]) * batch / timed if known else 0.,
+            median(steps.passes[subnet]) * whole / timed + median(steps.updates[subnet]) / every,
+            median(loading[subnet]) * whole / timed if known else 0.,
             loader.num_workers, steps.threads, cores) for subnet in subnets}]
     broadcast_object_list(result)
     return result[0]
@@ -117,25 +120,27 @@ class _Steps:
             group['lr'] = 0.
         self.wrapper.step = self._timed(self.wrapper.step)
 
-    def run(self, subnet: Subnet, batch: Optional[dict], images: int, counts: bool) -> None:
-        """Make two steps of a subnet, and time the second one if it counts."""
+    def prepare(self, subnet: Subnet) -> None:
+        """Have a subnet run from now on; up and down, as no run does."""
         self.model.backbone.set_subnet(subnet)
         self.wrapper.shrink(self.model.backbone, subnet)
-        for warm in (False, True):
-            data = self._blank(subnet, images) if batch is None else dict(batch, data_samples=[
-                sample.clone() for sample in batch['data_samples']])
-            begin = self._now()
-            if batch is None:
-                with self.wrapper.optim_context(self.model):
-                    loss = F.cross_entropy(self.model(data).float(), data.new_zeros(
-                        len(data), dtype=torch.int64))
-                self.wrapper.update_params(loss)
-            else:
-                self.model.train_step(data, self.wrapper)
-            seconds = self._now() - begin
-            if warm and counts:
-                self.passes.setdefault(subnet, []).append(seconds - self._own)
-                self.updates.setdefault(subnet, []).append(self._own)
+
+    def run(self, subnet: Subnet, batch: Optional[dict], images: int, counts: bool) -> None:
+        """Make a step of the subnet that is prepared, and time it if it counts."""
+        if batch is None:
+            blank = self._blank(subnet, images)
+        begin = self._now()
+        if batch is None:
+            with self.wrapper.optim_context(self.model):
+                loss = F.cross_entropy(self.model(blank).float(), blank.new_zeros(
+                    len(blank), dtype=torch.int64))
+            self.wrapper.update_params(loss)
+        else:
+            self.model.train_step(batch, self.wrapper)
+        seconds = self._now() - begin
+        if counts:
+            self.passes.setdefault(subnet, []).append(seconds - self._own)
+            self.updates.setdefault(subnet, []).append(self._own)
 
     def _timed(self, make_step):
         def step(**kwargs) -> None:
@@ -155,13 +160,14 @@ class _Steps:
         return time.perf_counter()
 
 
-def _load(loader, images: int) -> Optional[dict]:
+def _load(loader, images: int, turn: int) -> Optional[dict]:
     """A batch of samples from all over the dataset, in this process; None without data."""
     if not has_samples(loader):
         return None
     total = len(loader.dataset)
     return loader.collate_fn([
-        loader.dataset[SeededIndex(place * total // images, place)] for place in range(images)])
+        loader.dataset[SeededIndex((place * total // images + turn) % total, place)]
+        for place in range(images)])
 
 
 def _turns(seconds: float) -> int:

@@ -7,6 +7,7 @@ import pytest
 from autoprog_mm import Subnet
 from autoprog_mm.apis import plan as plan_module
 from autoprog_mm.apis.plan import make_plan
+from autoprog_mm.engine import run_budget, step_times
 from autoprog_mm.planning.forecast import Range
 from autoprog_mm.utils import UserError
 from tests.micro import STAGES, micro_config, volo_options
@@ -128,9 +129,30 @@ def test_steps_are_timed_only_when_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(plan_module, 'time_training_steps', None)
     assert make_plan(config(tmp_path)).subnets[FULL].seconds is None
     monkeypatch.undo()
+    monkeypatch.setattr(step_times, '_SECONDS', 0.)
     plan = make_plan(config(tmp_path), measure=True)
+    assert any('The data are not here, so that loading' in note for note in plan.notes)
     assert all(cost.seconds > 0 for cost in plan.subnets.values())
     assert isinstance(plan.seconds, Range) and plan.seconds.low > 0
+
+
+def test_a_budget_of_time_is_timed_once(jpeg_root, tmp_path, monkeypatch):
+    """By the run, whose seconds the plan tells; the data are here, so loading is in them."""
+    calls = []
+
+    def time_steps(parts, inputs, subnets, max_batch):
+        calls.append(subnets)
+        return {s: float(s.depth) for s in subnets}
+
+    for module in (plan_module, run_budget):
+        monkeypatch.setattr(module, 'time_training_steps', time_steps)
+    plan = make_plan(micro_config(jpeg_root, tmp_path, custom_hooks__0__speedup=2.), measure=True)
+    assert len(calls) == 1 and plan.budget == 'time'
+    assert {s: cost.seconds for s, cost in plan.subnets.items()} == {SMALL: 2, MIDDLE: 3, FULL: 4}
+    # Of half of 8 epochs of 6 steps of 4 seconds.
+    assert plan.seconds == pytest.approx([96, 96], abs=6)
+    assert plan.notes == [
+        'Measured steps are whole ones, with loading; validation is not in them.']
 
 
 def test_memory_follows_the_stage_and_the_limit(tmp_path):
