@@ -1,7 +1,7 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 import pytest
 
-from autoprog_mm.growth import OneShotSearch, SearchBounds, build_schedule, stage_choices
+from autoprog_mm.growth import OneShotSearch, build_schedule, stage_choices
 from autoprog_mm.growth.course import Course
 from autoprog_mm.launch.own_data_choices import (
     choose_batch_size,
@@ -85,7 +85,7 @@ def test_what_is_chosen_is_not_refused(epochs, speedup):
         length = choose_search(search, budget, number, steps, True) if number > 1 else 0
         stages = build_schedule(number, epochs, dict(depth=12, resolution=32),
                                 dict(depth=0.5, resolution=0.5), resolution_divisor=4)
-        rows = [c for part in stage_choices(stages, SearchBounds()) for c in part]
+        rows = [c for part in stage_choices(stages) for c in part]
         for least in (0.1, 0.9):
             costs = {s: least + (1 - least) * s.depth * s.resolution / 12 / 32 for s in [
                 *rows, *(stage.subnet for stage in stages)]}
