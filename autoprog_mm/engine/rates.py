@@ -5,7 +5,7 @@ from typing import List, Optional, Sequence
 import torch
 from mmengine.dist import get_world_size
 from mmengine.optim.scheduler.lr_scheduler import LRSchedulerMixin
-from mmengine.registry import PARAM_SCHEDULERS
+from mmpretrain.registry import PARAM_SCHEDULERS
 
 from ..datasets.seeded import batch_size_of
 from ..growth.course import Course
