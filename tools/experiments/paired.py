@@ -28,8 +28,13 @@ class Difference:
     def __str__(self) -> str:
         if self.half is None:
             return f'{self.mean:+.2f} (one pair)'
-        return (f'{self.mean:+.2f} [{self.mean - self.half:+.2f}, {self.mean + self.half:+.2f}], '
-                f'{self.pairs} pairs')
+        return f'{describe_difference(self.mean, self.half)}, {self.pairs} pairs'
+
+
+def describe_difference(value: float, half: Optional[float]) -> str:
+    """A difference and its interval, of so much to each side."""
+    interval = '' if half is None else f' [{value - half:+.2f}, {value + half:+.2f}]'
+    return f'{value:+.2f}{interval}'
 
 
 def mean_difference(differences: Sequence[float]) -> Difference:

@@ -20,7 +20,7 @@ ARM_KEYS = {
     'optim_wrapper': {'growth', 'optimizer_state', 'ema_decays'},
 }
 SUITE_KEYS = {'base', 'seeds', 'arms', 'tables', 'options', 'about'}
-TABLE_KINDS = {'compare', 'rivals', 'equal', 'curve', 'weights', 'choices', 'ledger'}
+TABLE_KINDS = {'compare', 'rivals', 'equal', 'curve', 'effects', 'weights', 'choices', 'ledger'}
 # What the options of all runs may not set, since it is an arm's or the seed's.
 NO_OPTIONS = ('custom_hooks', 'randomness', 'work_dir', *(
     f'optim_wrapper.{key}' for key in sorted(ARM_KEYS['optim_wrapper'])))

@@ -8,8 +8,9 @@ from typing import Dict, List, Tuple
 import numpy as np
 from budgets import families, find_baseline, find_rival, is_full, speedup_of
 from curve import Point, describe_curve, draw_curve
+from effects import main_effects, varied
 from equal import SpeedUp, speed_up_at
-from paired import mean_difference, paired, spread
+from paired import describe_difference, mean_difference, paired, spread
 from results import read_results
 
 from autoprog_mm import Subnet
@@ -199,6 +200,24 @@ class Results:
 
     def _seeds_of_all(self, arms: List[str]) -> List[int]:
         return sorted(set.intersection(*(set(self.runs[arm]) for arm in arms)))
+
+    def _effects(self, table: dict) -> str:
+        """What each setting does that differs between the arms, all runs taken together."""
+        names = [arm for arm in table['arms'] if arm in self.runs]
+        if not names:
+            return self._missing(table)
+        settings = dict(zip(names, varied([self.arms[arm] for arm in names])))
+        runs = [dict(settings[arm], seed=str(seed)) for arm in names for seed in self.runs[arm]]
+        top1 = [run['top1'] for arm in names for run in self.runs[arm].values()]
+        found = main_effects(runs, top1)
+        rows = [['setting', 'value', 'runs', 'top-1 in %', 'less the first, 95 % interval']]
+        for name in settings[names[0]]:
+            for value in dict.fromkeys(run[name] for run in runs):
+                mine = [score for run, score in zip(runs, top1) if run[name] == value]
+                more = found.get((name, value))
+                rows.append([name, value, str(len(mine)), f'{mean(mine):.2f}', '' if more is None
+                             else describe_difference(*more)])
+        return markdown(rows) + self._missing(table)
 
     def _weights(self, table: dict) -> str:
         """Top-1 of momentum and online weights of the same runs."""
