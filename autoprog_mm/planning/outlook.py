@@ -44,9 +44,11 @@ def look_ahead(course: Course, steps_per_epoch: int, step: Callable[[Subnet], fl
     manual = Forecast(stages, steps, step).whole()
     whole = Forecast(stages, steps, step, search).whole()
     trained = Forecast(stages, steps, step, search, own_work=False).whole()
-    share = max(1 - t / w for t, w in zip(trained, whole))
+    own = [w - t for t, w in zip(trained, whole)]
     if course.speedup is not None:
-        whole = manual  # searches have their part of the budget, whatever they choose
+        # Searches have their part of the budget, whatever they choose, and nothing is longer.
+        whole, own = manual, [max(own)] * 2
+    share = max(o / w for o, w in zip(own, whole))
     return Outlook(whole, Range(baseline / whole.high, baseline / whole.low),
                    baseline / manual.low, share)
 

@@ -1,7 +1,7 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 import pytest
 
-from autoprog_mm.growth import Subnet, build_schedule
+from autoprog_mm.growth import OneShotSearch, Subnet, build_schedule, stage_candidates
 from autoprog_mm.growth.course import Course
 from autoprog_mm.planning.forecast import Range
 from autoprog_mm.planning.outlook import Outlook, describe_course, look_ahead
@@ -51,6 +51,24 @@ def test_equal_epochs_and_open_choices():
     searched = Outlook(Range(50., 60.), Range(1.5, 2.), 1.72, 0.1)
     assert describe_course(run, 'time', flops, searched, None)[0] == (
         'Plan: 100 epochs. Speed-up: 1.50 to 2.00 by multiply-adds, as the searches choose.')
+
+
+def test_a_searchs_own_work_is_a_share_of_the_budget():
+    """Which is fixed: a search and the cheapest choice for all of a stage's epochs cost more."""
+    search = OneShotSearch(epochs=1, eval_batches=10, evals=(2, 4), cost='flops')
+    stages = build_schedule(2, 100, FULL, dict(depth=0.5, resolution=0.5))
+    candidates = stage_candidates(stages, 0, stages[0].subnet)
+    costs = {c: cost(c) for c in candidates}
+    run = Course(stages, 100, 50, 10, costs=costs, search=search)
+    # Three scorings of ten batches, of which each takes a third of a step; 50 steps an epoch.
+    own = 3 * 10 / 3 / 50 * sum(costs.values())
+    assert len(candidates) == 4
+    assert look_ahead(run, 50, flops, search).search_share == pytest.approx(
+        own / run.timeline.total)
+    # Without one, at most: that of the cheapest choice for half of the epochs.
+    run = Course(build_schedule(2, 100, FULL, dict(depth=0.5, resolution=0.5)), 100, 50)
+    least = own + sum(costs.values()) / 4 + 49 * min(costs.values()) + 50
+    assert look_ahead(run, 50, flops, search).search_share == pytest.approx(own / least)
 
 
 @pytest.mark.parametrize('num_stages', [1, 2, 5, 8])
