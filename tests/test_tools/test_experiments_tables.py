@@ -21,6 +21,7 @@ OLD_RESULTS = {'cifar10_cpu', 'mnist5k'}
 
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(TOOLS)
+    import budgets as budgets_tool
     import paired
     import table
     from results import check_old_results
@@ -164,6 +165,15 @@ def test_speed_up_at_equal_accuracy_is_read_off_each_kind_of_growth(budgets):
         '| search 2 | full | 51.00 | below 2.00 | below 2.00 | 2 |',
         '| search 2 | full 2 | 45.00 | below 1.00 | below 1.00 | 2 |',
         '| search 2 | full 8 | 21.00 | at least 0.20 | at least 0.20 | 2 |']
+
+
+def test_kinds_of_growth_whose_names_begin_alike_stay_apart():
+    arms = {'full': dict(), 'growth 2': grown('MoGrow', 2), 'growth 3': grown('MoGrow', 3),
+            'growth 2 keep': grown('Stacking', 2), 'growth 3 keep': grown('Stacking', 3),
+            'half': full(2), 'a': grown('IdentityInit', 2), 'b': grown('IdentityInit', 3)}
+    assert budgets_tool.families(arms, list(arms)) == {
+        'full, half': ['full', 'half'], 'growth': ['growth 2', 'growth 3'],
+        'growth 2 keep, growth 3 keep': ['growth 2 keep', 'growth 3 keep'], 'a, b': ['a', 'b']}
 
 
 def test_equal_accuracy_is_of_seeds_that_all_arms_have(budgets):

@@ -36,8 +36,9 @@ def families(arms: Dict[str, dict], names: Sequence[str]) -> Dict[str, List[str]
         names (Sequence[str]): Those to put together.
 
     Returns:
-        dict[str, list[str]]: Names by what they have in common: those of the
-        full network first, and the longest run first.
+        dict[str, list[str]]: Names by how all of them begin, or by all names
+        where that says nothing or is taken: those of the full network first,
+        and the longest run first.
     """
     found: Dict[str, List[str]] = {}
     for name in sorted(names, key=lambda name: speedup_of(arms[name]) or 1.):
@@ -46,5 +47,8 @@ def families(arms: Dict[str, dict], names: Sequence[str]) -> Dict[str, List[str]
         key = '' if is_full(arm) else json.dumps(
             [hook, arm.get('optim_wrapper', {})], sort_keys=True, default=str)
         found.setdefault(key, []).append(name)
-    return {osp.commonprefix(same).strip(' ,') if len(same) > 1 else same[0]: same
-            for _, same in sorted(found.items(), key=lambda item: item[0] != '')}
+    named: Dict[str, List[str]] = {}
+    for _, same in sorted(found.items(), key=lambda item: item[0] != ''):
+        common = osp.commonprefix(same).strip(' ,')
+        named[', '.join(same) if not common or common in named else common] = same
+    return named
