@@ -133,7 +133,8 @@ class RunBudget:
         self.course = Course(
             stages, runner.max_epochs, steps, self.speedup, self.stage_shares, costs, search)
         loop.course = self.course
-        self._announce(runner, parts, search)
+        if state is None or search is None:  # or decisions have changed the plan since
+            self._announce(runner, parts, search)
 
     def begin_epoch(self, runner) -> None:
         """Have all follow the course as it is now, for decisions change it.

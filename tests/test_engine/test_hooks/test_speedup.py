@@ -196,6 +196,10 @@ def test_resume_is_exact_after_a_decision(jpeg_root, tmp_path):
     run_until(micro_config(jpeg_root, tmp_path / 'whole', SEARCH, **options), STEPS + 1)
     resumed_until(micro_config(jpeg_root, tmp_path / 'resumed', SEARCH, **options),
                   tmp_path / 'whole' / f'iter_{STEPS}.pth', STEPS + 1)
+    # The plan that a run begins with does not hold any more.
+    begun, resumed = (next((tmp_path / name).glob('*/*.log')).read_text()
+                      for name in ('whole', 'resumed'))
+    assert 'Plan: ' in begun and 'Plan: ' not in resumed
     assert_same_state(tmp_path / 'whole' / f'iter_{STEPS + 1}.pth',
                       tmp_path / 'resumed' / f'iter_{STEPS + 1}.pth')
 
