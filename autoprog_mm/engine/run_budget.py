@@ -10,7 +10,7 @@ from mmpretrain.engine.hooks import PreciseBNHook, SwitchRecipeHook, WarmupParam
 from ..growth.budget import check_budget
 from ..growth.course import Course
 from ..growth.schedule import Stage
-from ..growth.scoring import stage_choices
+from ..growth.scoring import planned_subnets
 from ..growth.search import OneShotSearch
 from ..growth.subnet import Subnet
 from ..planning.outlook import LARGE_SEARCH_SHARE, describe_course, look_ahead
@@ -120,8 +120,7 @@ class RunBudget:
                     raise UserError(
                         f'{type(hook).__name__} of custom_hooks counts epochs of a run ({option}), '
                         'which speedup of AutoProgHook changes. Leave it out, or use speedup=None.')
-        subnets = {stage.subnet for stage in stages}.union(
-            *stage_choices(stages, search is not None))
+        subnets = planned_subnets(stages, search is not None)
         costs = {Subnet(*subnet): cost for *subnet, cost in state['course']['costs']} if state \
             else self._measure(runner, parts, inputs, sorted(subnets, key=parts.backbone.flops))
         if not subnets <= costs.keys():

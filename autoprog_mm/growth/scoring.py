@@ -1,7 +1,7 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """Which subnets a search compares, when it looks at them, and how it chooses."""
 import math
-from typing import List, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Set, Tuple
 
 from ..utils.errors import UserError
 from .schedule import Stage
@@ -69,6 +69,29 @@ def stage_choices(stages: Sequence[Stage], searches: bool = True) -> List[List[S
                         key=lambda s: (s.depth, s.resolution))
         choices.append(before)
     return choices
+
+
+def planned_subnets(stages: Sequence[Stage], searches: bool = True) -> Set[Subnet]:
+    """What a run may run or be planned with, whatever is chosen.
+
+    After a choice, each later stage is planned with its row, or what covers
+    that and the choice.
+
+    Args:
+        stages (Sequence[Stage]): The schedule.
+        searches (bool): See :func:`stage_candidates`. Defaults to True.
+
+    Returns:
+        set[Subnet]: All of them.
+    """
+    found = {stage.subnet for stage in stages}
+    for index, choices in enumerate(stage_choices(stages, searches)):
+        for subnet in choices:
+            found.add(subnet)
+            for stage in stages[index + 1:]:
+                subnet = Subnet.covering([subnet, stage.subnet])
+                found.add(subnet)
+    return found
 
 
 def evaluation_steps(num_steps: int, num_evals: int) -> List[int]:

@@ -12,6 +12,7 @@ from autoprog_mm.growth import (
     stage_choices,
 )
 from autoprog_mm.growth.course import Course
+from autoprog_mm.growth.scoring import planned_subnets
 from autoprog_mm.planning.forecast import Forecast
 
 FULL = Subnet(12, 224)
@@ -25,8 +26,7 @@ def cost(subnet):
 def course(speedup, num_stages=4, epochs=100, scale=0.5, search=None, steps=50, **kwargs):
     stages = build_schedule(num_stages, max(epochs, num_stages), FULL,
                             dict(depth=scale, resolution=scale))
-    costs = {c: cost(c) for part in stage_choices(stages) for c in part}
-    costs.update((stage.subnet, cost(stage.subnet)) for stage in stages)
+    costs = {subnet: cost(subnet) for subnet in planned_subnets(stages)}
     return Course(stages, epochs, steps, speedup, costs=costs, search=search, **kwargs)
 
 
@@ -164,6 +164,24 @@ def test_a_search_is_paid_whatever_it_chooses(shares, works, refused, why):
     assert follow(run_of(works), [FULL])[1] <= 0.5
     with pytest.raises(ValueError, match=why):
         run_of(refused)
+
+
+def test_what_is_planned_only_has_a_cost_too():
+    """Behind 5x160 the fourth stage's row, 4x256, is planned as 5x256, which nothing runs: depth
+    grows in the second stage."""
+    stages = build_schedule(8, 100, Subnet(6, 384), dict(depth=0.4, resolution=0.4))
+    assert stages[3].subnet == Subnet(4, 256)
+    assert not any(Subnet(5, 256) in choices for choices in stage_choices(stages))
+    search = OneShotSearch(epochs=1, eval_batches=5, evals=(1, 1), cost='flops')
+    run = Course(stages, 100, 50, 1.5, None,
+                 {c: cost(c) / cost(Subnet(6, 384)) for c in planned_subnets(stages)}, search)
+    candidates = stage_candidates(run.stages, 0, stages[0].subnet)
+    run.begin_stage(0, candidates)
+    assert Subnet(5, 160) in candidates
+    run.decide(0, Subnet(5, 160))
+    assert run.timeline.total == pytest.approx(100 / 1.5, rel=0.01)
+    # Without searches, nothing but the rows.
+    assert planned_subnets(stages, searches=False) == {stage.subnet for stage in stages}
 
 
 def test_what_the_rest_of_a_stage_buys():
