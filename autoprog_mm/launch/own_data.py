@@ -266,13 +266,15 @@ def _fill_stages(cfg: Config, epochs: int, steps: int) -> Dict[str, str]:
     for hook in cfg.get('custom_hooks') or ():
         if 'num_stages' not in hook:
             continue
+        check_int('num_stages', hook.num_stages, optional=True)
         speedup = hook.get('speedup')
         check_number('speedup', 1 if speedup is None else speedup, low=1)
         budget, few = epochs / (speedup or 1), f'for {epochs} epoch{"s" * (epochs > 1)}' + (
             '' if speedup is None else f' at a speedup of {speedup:g}')
         if hook.num_stages is None:
             shares = hook.get('stage_shares')
-            hook.num_stages = choose_num_stages(budget) if shares is None else len(shares)
+            hook.num_stages = len(shares) if isinstance(shares, Sequence) else \
+                choose_num_stages(budget)
             rows['stages'] = f'{hook.num_stages}, {few}'
         search = hook.get('search')
         if hook.num_stages > 1 and search is not None and search.get('epochs', 0) is None:

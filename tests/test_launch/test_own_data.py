@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
-from mmpretrain.registry import DATASETS
+from mmpretrain.registry import DATASETS, HOOKS
 
 from autoprog_mm.launch.own_data import fill_custom_config
 from tests.micro import run
@@ -102,6 +102,12 @@ class TestFillIn:
         assert cfg.custom_hooks[0].num_stages == 2
         with pytest.raises(ValueError, match='speedup must be a number of at least 1, but got 0.5'):
             prepare(CONFIG, tmp_path, data_root=folder, custom_hooks__0__speedup=0.5)
+        with pytest.raises(ValueError, match="num_stages must be .* but got 'all'"):
+            prepare(CONFIG, tmp_path, data_root=folder, custom_hooks__0__num_stages='all')
+        cfg = prepare(CONFIG, tmp_path, data_root=folder, custom_hooks__0__speedup=2.,
+                      custom_hooks__0__stage_shares=3)
+        with pytest.raises(ValueError, match='stage_shares must be 4 numbers'):
+            HOOKS.build(cfg.custom_hooks[0])
 
     def test_what_is_set_stays(self, folder, tmp_path):
         cfg = prepare(
