@@ -32,8 +32,8 @@ def time_training_steps(parts: RunParts, inputs: StageInputs, subnets: Sequence[
     Real steps are made on real samples, with copies of the model and of all
     that its optimizer wrapper keeps, so nothing of the run is touched. Subnets
     take turns, so that a slow moment of the machine hits all. Where the data
-    aren't on this machine, images are blank and loading isn't in it. Pipelines
-    deliver the full resolution after it. A collective call, for a model may
+    aren't on this machine, images are blank and loading isn't in it. Nothing is
+    compiled. Pipelines deliver the full resolution after it. A collective call, for a model may
     synchronise in its forward pass.
 
     Args:
