@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
+import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from ..utils import Randomness, seed_sample
@@ -195,16 +196,8 @@ def seeded_dataloader(loader: DataLoader, seed: int, rank: int) -> Tuple[DataLoa
     Raises:
         ValueError: If ``loader`` has no batch sampler to send seeds through.
     """
-    options = dict(
-        num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
-        pin_memory=loader.pin_memory,
-        timeout=loader.timeout,
-        worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context,
-        generator=loader.generator,
-        prefetch_factor=loader.prefetch_factor,
-        persistent_workers=loader.persistent_workers)
+    options = _options(
+        loader, generator=loader.generator, persistent_workers=loader.persistent_workers)
     if not hasattr(loader.batch_sampler, 'sampler'):
         raise UserError(
             'train_dataloader needs a batch_size, or a batch_sampler with an attribute `sampler`, '
@@ -218,6 +211,37 @@ def seeded_dataloader(loader: DataLoader, seed: int, rank: int) -> Tuple[DataLoa
         batch_sampler.sampler = sampler
         options.update(batch_sampler=SeededBatchSampler(batch_sampler))
     return DataLoader(SeededDataset(loader.dataset), **options), sampler
+
+
+def spread_dataloader(loader: DataLoader, images: int, batches: int) -> DataLoader:
+    """A dataloader like another one, of a few batches from all over its dataset.
+
+    Args:
+        loader (DataLoader): From :func:`seeded_dataloader`; it isn't touched.
+        images (int): Samples of a batch.
+        batches (int): Batches of an epoch.
+    """
+    total = len(loader.dataset)
+    return DataLoader(loader.dataset, **_options(
+        loader,
+        batch_sampler=[
+            [SeededIndex((place * total // images + turn) % total, place)
+             for place in range(images)] for turn in range(batches)],
+        generator=torch.Generator(),
+        persistent_workers=loader.num_workers > 0))
+
+
+def _options(loader: DataLoader, **others) -> dict:
+    """What a dataloader like another one is built with."""
+    return dict(
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        timeout=loader.timeout,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        prefetch_factor=loader.prefetch_factor,
+        **others)
 
 
 def batch_size_of(loader: DataLoader) -> int:

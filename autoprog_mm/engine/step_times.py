@@ -1,18 +1,17 @@
 # Copyright (c) the autoprog_mm authors. All rights reserved.
 """What whole training steps take on this machine: loading, both passes and the update."""
-import os
-import platform
 import time
+from itertools import islice
 from statistics import median
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, Iterator, List, Optional, Sequence
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from mmengine.dist import all_gather_object, broadcast_object_list
+from mmengine.dist import broadcast_object_list
 
 from ..datasets.pipelines import leaves_of
-from ..datasets.seeded import SeededIndex, batch_size_of
+from ..datasets.seeded import batch_size_of, spread_dataloader
 from ..growth.subnet import Subnet
 from ..utils.randomness import undisturbed
 from .run_parts import RunParts
@@ -21,6 +20,7 @@ from .stage_inputs import StageInputs
 # On the CPU steps are timed with as many images as take these multiply-adds in
 # the full network's forward pass, but with at least some.
 _CPU_FLOPS, _CPU_BATCH = 20e9, 8
+_STEPS = 6  # of a subnet in each turn, after one that warms up
 # Turns that are timed: as many as pass in these seconds, within these bounds.
 _SECONDS, _LEAST_TURNS, _MOST_TURNS = 10., 5, 15
 
@@ -49,33 +49,28 @@ def time_training_steps(parts: RunParts, inputs: StageInputs, subnets: Sequence[
     subnets = list(dict.fromkeys(subnets))
     loader, whole = inputs.loader, batch_size_of(inputs.loader)
     timed = timed_images(parts.model, whole, max_batch)
-    loading: Dict[Subnet, List[float]] = {subnet: [] for subnet in subnets}
     with undisturbed():
         steps = _Steps(parts)
+        # Workers load ahead until the last step that counts.
+        ahead = loader.num_workers * (loader.prefetch_factor or 0)
+        batches = spread_dataloader(loader, timed, 1 + _STEPS + ahead) if has_samples(loader) \
+            else [None] * (1 + _STEPS)
         turn = left = 0
         while not turn or left:
             begin = time.perf_counter()
             for subnet in subnets:
                 steps.prepare(subnet)
                 parts.pipelines.set_resolution(subnet.resolution)
-                for counts in (False, turn > 0):  # the first step of each warms up
-                    # In the order of a run, which finds caches full of other things.
-                    at = time.perf_counter()
-                    batch = _load(loader, timed, turn)
-                    if counts:
-                        loading[subnet].append(time.perf_counter() - at)
-                    steps.run(subnet, batch, timed, counts)
+                steps.run(subnet, iter(batches), timed, counts=turn > 0)
             if not turn:
                 left = 1 + _turns(time.perf_counter() - begin)
             turn, left = turn + 1, left - 1
+        del batches  # and its workers
     parts.pipelines.set_resolution(parts.backbone.full_subnet.resolution)
-    known = has_samples(loader)
-    every, cores = parts.optim_wrapper._accumulative_counts, _cores()
+    every = parts.optim_wrapper._accumulative_counts
     result = [{
-        subnet: _together(
-            median(steps.passes[subnet]) * whole / timed + median(steps.updates[subnet]) / every,
-            median(loading[subnet]) * whole / timed if known else 0.,
-            loader.num_workers, steps.threads, cores) for subnet in subnets}]
+        subnet: median(steps.passes[subnet]) * whole / timed + median(steps.updates[subnet]) / every
+        for subnet in subnets}]
     broadcast_object_list(result)
     return result[0]
 
@@ -111,7 +106,6 @@ class _Steps:
         self.passes: Dict[Subnet, List[float]] = {}
         self.updates: Dict[Subnet, List[float]] = {}
         self._device = next(self.model.parameters()).device
-        self.threads = torch.get_num_threads() if self._device.type == 'cpu' else 1
         self._own = 0.  # seconds of the update of the step under way
         self.model.train()
         # Each step ends with an update, and none changes how the next one goes.
@@ -125,22 +119,30 @@ class _Steps:
         self.model.backbone.set_subnet(subnet)
         self.wrapper.shrink(self.model.backbone, subnet)
 
-    def run(self, subnet: Subnet, batch: Optional[dict], images: int, counts: bool) -> None:
-        """Make a step of the subnet that is prepared, and time it if it counts."""
-        if batch is None:
-            blank = self._blank(subnet, images)
-        begin = self._now()
-        if batch is None:
-            with self.wrapper.optim_context(self.model):
-                loss = F.cross_entropy(self.model(blank).float(), blank.new_zeros(
-                    len(blank), dtype=torch.int64))
-            self.wrapper.update_params(loss)
-        else:
-            self.model.train_step(batch, self.wrapper)
-        seconds = self._now() - begin
+    def run(self, subnet: Subnet, batches: Iterator[Optional[dict]], images: int,
+            counts: bool) -> None:
+        """Make steps of the subnet that is prepared, and time them if they count."""
+        self._step(subnet, next(batches), images)  # warms up
+        begin, updates = self._now(), 0.
+        for batch in islice(batches, _STEPS):
+            self._step(subnet, batch, images)
+            updates += self._own
         if counts:
-            self.passes.setdefault(subnet, []).append(seconds - self._own)
-            self.updates.setdefault(subnet, []).append(self._own)
+            seconds = self._now() - begin
+            self.passes.setdefault(subnet, []).append((seconds - updates) / _STEPS)
+            self.updates.setdefault(subnet, []).append(updates / _STEPS)
+        for _ in batches:  # none may be under way when the resolution changes
+            pass
+
+    def _step(self, subnet: Subnet, batch: Optional[dict], images: int) -> None:
+        if batch is not None:
+            self.model.train_step(batch, self.wrapper)
+            return
+        blank = self._blank(subnet, images)
+        with self.wrapper.optim_context(self.model):
+            loss = F.cross_entropy(self.model(blank).float(), blank.new_zeros(
+                len(blank), dtype=torch.int64))
+        self.wrapper.update_params(loss)
 
     def _timed(self, make_step):
         def step(**kwargs) -> None:
@@ -160,36 +162,8 @@ class _Steps:
         return time.perf_counter()
 
 
-def _load(loader, images: int, turn: int) -> Optional[dict]:
-    """A batch of samples from all over the dataset, in this process; None without data."""
-    if not has_samples(loader):
-        return None
-    total = len(loader.dataset)
-    return loader.collate_fn([
-        loader.dataset[SeededIndex((place * total // images + turn) % total, place)]
-        for place in range(images)])
-
-
 def _turns(seconds: float) -> int:
     """How many turns follow one of so many seconds, the same on all ranks."""
     turns = [min(_MOST_TURNS, max(_LEAST_TURNS, int(_SECONDS / seconds)))]
     broadcast_object_list(turns)
     return turns[0]
-
-
-def _together(train: float, load: float, workers: int, threads: int, cores: float) -> float:
-    """Seconds of a step of which both are known alone.
-
-    Without workers one comes after the other. With them, neither the training
-    nor the loading nor the cores that they share can be faster.
-    """
-    if workers == 0:
-        return train + load
-    return max(train, load / workers, (train * min(threads, cores) + load) / cores)
-
-
-def _cores() -> float:
-    """Cores for each process of this machine that trains. A collective call."""
-    known = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    machine = platform.node()
-    return max(1., (known or 1) / all_gather_object(machine).count(machine))

@@ -109,11 +109,13 @@ def test_the_run_goes_on_as_if_nothing_had_been_timed(jpeg_root, tmp_path, monke
     assert differences(dict(timed.model.state_dict()), dict(given.model.state_dict())) == []
 
 
-def test_real_samples_at_each_resolution_in_whole_batches(jpeg_root, tmp_path):
+@pytest.mark.parametrize('workers', [0, 2])
+def test_real_samples_at_each_resolution_in_whole_batches(jpeg_root, tmp_path, workers):
+    """Also where workers load ahead: nothing is under way when the resolution changes."""
     probe = Probe([SMALL, MIDDLE, FULL], max_batch=3)
-    timed(micro_config(jpeg_root, tmp_path, **NO_VALIDATION), probe)
-    turn = [(3, 16)] * 2 + [(3, 24)] * 2 + [(3, 32)] * 2
-    assert probe.trained == turn * 2
+    timed(micro_config(jpeg_root, tmp_path, workers=workers, **NO_VALIDATION), probe)
+    assert probe.trained == [(3, size) for size in (16, 24, 32) for _ in range(7)] * 2
+    assert probe.differences == []
 
 
 def test_what_a_step_is_made_of(jpeg_root, tmp_path, monkeypatch):
@@ -137,16 +139,6 @@ def test_what_a_step_is_made_of(jpeg_root, tmp_path, monkeypatch):
                        **NO_VALIDATION), probe)
     # A batch of eight is loaded, and every other step ends with an update.
     assert probe.found == {SMALL: pytest.approx(0.8 + 0.25), FULL: pytest.approx(0.8 + 0.25)}
-
-
-def test_loading_beside_the_training_by_hand():
-    together = step_times._together
-    assert together(2., 1., workers=0, threads=2, cores=2) == 3
-    # Both cores are busy for 2 x 2 + 1 seconds of work.
-    assert together(2., 1., workers=2, threads=2, cores=2) == 2.5
-    # On a fast device, four workers of sixteen cores are what a step waits for, or not.
-    assert together(0.1, 2., workers=4, threads=1, cores=16) == 0.5
-    assert together(0.6, 2., workers=4, threads=1, cores=16) == 0.6
 
 
 def test_blank_images_where_there_are_no_data(jpeg_root, tmp_path):
