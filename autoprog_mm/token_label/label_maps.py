@@ -104,6 +104,13 @@ class _Batches(Dataset):
 def _init_worker(_: int) -> None:
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that it works for ends it
+    sys.excepthook = _tell_of_error
+
+
+def _tell_of_error(kind: type, error: BaseException, trace) -> None:
+    """Errors of a thread that hands out tensors, to a process that may have ended already."""
+    if not issubclass(kind, ConnectionError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _make_maps(args: argparse.Namespace, teacher: DenseTeacher, batches: List[List[Image]],
